@@ -1,0 +1,17 @@
+import type { Command } from 'commander';
+import { inspect } from '../inspect.js';
+import { imageText } from '../present/image.js';
+
+const STANDARD_INPUT = 0;
+
+export function addInspect(program: Command): void {
+  program
+    .command('inspect')
+    .description('show what is in an image')
+    .argument('[image]', 'the image; without it, or with -, standard input', '-')
+    .option('--json', 'print it as JSON')
+    .action((name: string, options: { readonly json?: boolean }) => {
+      const image = inspect(name === '-' ? STANDARD_INPUT : name);
+      process.stdout.write(`${options.json ? JSON.stringify(image, null, 2) : imageText(image)}\n`);
+    });
+}

@@ -1,0 +1,185 @@
+import { FreezeError, TargetError } from '../errors.js';
+import { commandOf } from '../procfs/describe.js';
+import { readProcIfAlive } from '../procfs/read.js';
+import { parseStat } from '../procfs/stat.js';
+import { parseStatus } from '../procfs/status.js';
+import { listTree } from '../procfs/tree.js';
+import { sendSignal, sleepSync, waitFor } from '../sys/process.js';
+import { PF_IO_WORKER, signal } from '../sys/uapi.js';
+import { isEventStop, Tracee } from '../tracee/tracee.js';
+
+/** A process of the tree, all of whose threads are held by ptrace. */
+export interface HeldProcess {
+  readonly pid: number;
+  /** The leader first. Empty for a zombie. */
+  readonly threads: readonly Tracee[];
+  readonly zombie: boolean;
+  /** The process was stopped by a signal (SIGSTOP, job control) before it was held. */
+  readonly stopped: boolean;
+  /** Threads that exist but can't be traced: workers of io_uring. */
+  readonly unheld: readonly number[];
+}
+
+export interface FreezeOptions {
+  /** How long to wait for a task that can't be interrupted, milliseconds. */
+  readonly timeoutMs: number;
+}
+
+/**
+ * Holds every task of the tree below `root` by ptrace. Being held is the CHECKPOINTING state of the 2009
+ * series: nobody but SIGKILL can wake such a task.
+ *
+ * New tasks may be born while the pass is under way, so passes are repeated until one finds none. The
+ * scope's end releases everything; should this process die, the kernel does.
+ *
+ * Throws TargetError, FreezeError.
+ */
+export class FrozenTree implements Disposable {
+  private readonly held = new Map<number, Tracee>();
+  private readonly groupStopped = new Set<number>();
+  private readonly unheld = new Set<number>();
+  private list: HeldProcess[] = [];
+  private released = false;
+
+  constructor(
+    readonly root: number,
+    private readonly options: FreezeOptions,
+  ) {
+    try {
+      while (this.pass()) {
+        // Until a pass finds no new task.
+      }
+    } catch (error) {
+      this[Symbol.dispose]();
+      throw error;
+    }
+  }
+
+  /** Parents before children. */
+  get processes(): readonly HeldProcess[] {
+    return this.list;
+  }
+
+  /** Lets all tasks run on. */
+  [Symbol.dispose](): void {
+    if (this.released) return;
+    this.released = true;
+    for (const tracee of this.held.values()) tracee.detachIfAlive();
+  }
+
+  /** Ends all tasks and returns when they are gone (or zombies that wait for a parent outside). */
+  kill(): void {
+    this.released = true;
+    for (const { pid, zombie } of this.list) if (!zombie) sendSignal(pid, signal.SIGKILL);
+    for (const { threads } of this.list) {
+      // A leader is reported after its other threads.
+      for (const { tid } of [...threads].reverse())
+        while (typeof waitFor(tid, 0) === 'number' && exists(tid));
+    }
+  }
+
+  private pass(): boolean {
+    const fresh: Tracee[] = [];
+    const tree = listTree(this.root);
+    for (const { pid, threads } of tree) {
+      for (const tid of threads) {
+        if (this.held.has(tid) || this.unheld.has(tid)) continue;
+        const tracee = this.seize(pid, tid);
+        if (tracee !== undefined) fresh.push(tracee);
+      }
+    }
+    for (const tracee of fresh) tracee.interruptIfAlive();
+    this.waitForAll(fresh);
+    this.list = tree.map(({ pid, threads }) => this.describe(pid, threads));
+    return fresh.length > 0;
+  }
+
+  private describe(pid: number, threads: readonly number[]): HeldProcess {
+    const held = threads.flatMap((tid) => this.held.get(tid) ?? []);
+    return {
+      pid,
+      threads: held,
+      zombie: held.length === 0,
+      stopped: threads.some((tid) => this.groupStopped.has(tid)),
+      unheld: threads.filter((tid) => !this.held.has(tid)),
+    };
+  }
+
+  private seize(pid: number, tid: number): Tracee | undefined {
+    const seized = Tracee.trySeize(tid, 0);
+    if (seized === 'gone') return undefined;
+    if (seized !== 'denied') {
+      this.held.set(tid, seized);
+      return seized;
+    }
+    const text = readProcIfAlive(`/proc/${pid}/task/${tid}/stat`);
+    if (text === undefined) return undefined;
+    const stat = parseStat(text);
+    if (stat.state === 'Z' || stat.state === 'X' || (stat.flags & PF_IO_WORKER) !== 0) {
+      this.unheld.add(tid);
+      return undefined;
+    }
+    throw deniedError(tid, pid);
+  }
+
+  private waitForAll(fresh: readonly Tracee[]): void {
+    const deadline = Date.now() + this.options.timeoutMs;
+    let waiting = [...fresh];
+    for (let round = 0; waiting.length > 0; round++) {
+      waiting = waiting.filter((tracee) => !this.hasStopped(tracee));
+      const first = waiting[0];
+      if (first === undefined) return;
+      if (Date.now() > deadline) throw stuckError(first.tid, this.options.timeoutMs);
+      // Nearly all stop at once; the pause keeps a long wait from burning a processor.
+      if (round > 20) sleepSync(round > 200 ? 5 : 0.1);
+    }
+  }
+
+  /** Whether a task has stopped, or ended. Signals on their way are delivered first, as they would have been. */
+  private hasStopped(tracee: Tracee): boolean {
+    for (let stop = tracee.tryWait(); stop !== undefined; stop = tracee.tryWait()) {
+      if (isEventStop(stop) && stop.kind === 'event') {
+        if (stop.signal !== signal.SIGTRAP) this.groupStopped.add(tracee.tid);
+        return true;
+      }
+      if (stop.kind === 'exited' || stop.kind === 'killed') {
+        this.held.delete(tracee.tid);
+        return true;
+      }
+      tracee.resume(stop.kind === 'signal' ? stop.signal : 0);
+    }
+    return false;
+  }
+}
+
+function exists(tid: number): boolean {
+  return sendSignal(tid, 0);
+}
+
+function deniedError(tid: number, pid: number): TargetError {
+  const text = readProcIfAlive(`/proc/${pid}/task/${tid}/status`);
+  const tracer = text === undefined ? 0 : parseStatus(text).tracer;
+  if (tracer !== 0) {
+    return new TargetError(pid, `task ${tid} can't be held`, {
+      reason: `process ${tracer} (${commandOf(tracer) ?? 'unknown'}) traces it`,
+      advice: 'detach the debugger or tracer first',
+    });
+  }
+  return new TargetError(pid, `task ${tid} can't be held`, {
+    reason: 'the kernel does not allow it to be traced',
+    advice: 'run as root, and see that no security module forbids ptrace',
+  });
+}
+
+function stuckError(tid: number, timeoutMs: number): FreezeError {
+  const channel = readProcIfAlive(`/proc/${tid}/wchan`)?.trim();
+  const place = channel === undefined || channel === '' || channel === '0' ? '' : ` in ${channel}`;
+  return new FreezeError(
+    tid,
+    `task ${tid} (${commandOf(tid) ?? 'gone'}) did not stop within ${timeoutMs / 1000} s`,
+    {
+      reason: `it waits without being interruptible${place}`,
+      advice: 'try again when it has gone on, or give it more time with --timeout',
+    },
+  );
+}

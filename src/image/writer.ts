@@ -1,0 +1,157 @@
+import { writevSync } from 'node:fs';
+import { crc32 } from 'node:zlib';
+import { create, type DescMessage, type MessageInitShape, toBinary } from '@bufbuild/protobuf';
+import { OutputError } from '../errors.js';
+import { sleepSync } from '../sys/process.js';
+import {
+  encodeHeader,
+  encodePreamble,
+  HEADER_SIZE,
+  PAGE_ALIGNMENT,
+  recordType,
+  trailingPadding,
+} from './format.js';
+import { ErrorRecordSchema, TailSchema } from './generated/image_pb.js';
+
+const ZEROS = Buffer.alloc(PAGE_ALIGNMENT);
+/** Small records are gathered up to this many bytes before they are written. */
+const GATHER_SIZE = 1 << 20;
+
+/**
+ * Writes an image stream in one pass to a descriptor, which may be a pipe. Throws OutputError when the
+ * other side takes no more.
+ */
+export class ImageWriter {
+  private gathered: Uint8Array[] = [encodePreamble()];
+  private gatheredSize = 16;
+  private written = 0;
+  private records = 0;
+
+  constructor(
+    private readonly fd: number,
+    /** For messages. */
+    private readonly name: string,
+  ) {}
+
+  /** Bytes of the stream so far. */
+  get size(): number {
+    return this.written + this.gatheredSize;
+  }
+
+  /** Appends a record with a message as its payload. */
+  record<Desc extends DescMessage>(
+    type: number,
+    objref: number,
+    schema: Desc,
+    init: MessageInitShape<Desc>,
+  ): void {
+    this.append(type, objref, toBinary(schema, create(schema, init)));
+  }
+
+  /**
+   * Appends a record of raw pages, aligned to a page in the stream, and writes it out: the buffer may be
+   * used again.
+   */
+  pages(objref: number, bytes: Uint8Array): void {
+    const padding = (PAGE_ALIGNMENT - ((this.size + HEADER_SIZE) % PAGE_ALIGNMENT)) % PAGE_ALIGNMENT;
+    this.push(
+      encodeHeader({
+        type: recordType.pages,
+        flags: 0,
+        objref,
+        padding,
+        length: bytes.length,
+        payloadCrc: crc32(bytes),
+      }),
+    );
+    this.push(ZEROS.subarray(0, padding));
+    this.push(bytes);
+    this.records++;
+    this.flush();
+  }
+
+  /** Ends the stream: with this record it is complete. */
+  tail(): void {
+    this.record(recordType.tail, 0, TailSchema, { records: this.records, bytes: BigInt(this.size) });
+    this.flush();
+  }
+
+  /** Ends a stream that will not be completed by the reason for that. */
+  error(code: string, message: string): void {
+    this.record(recordType.error, 0, ErrorRecordSchema, { code, message });
+    this.flush();
+  }
+
+  private append(type: number, objref: number, payload: Uint8Array): void {
+    this.push(
+      encodeHeader({
+        type,
+        flags: 0,
+        objref,
+        padding: 0,
+        length: payload.length,
+        payloadCrc: crc32(payload),
+      }),
+    );
+    this.push(payload);
+    this.push(ZEROS.subarray(0, trailingPadding(payload.length)));
+    this.records++;
+    if (this.gatheredSize > GATHER_SIZE) this.flush();
+  }
+
+  private push(bytes: Uint8Array): void {
+    if (bytes.length === 0) return;
+    this.gathered.push(bytes);
+    this.gatheredSize += bytes.length;
+  }
+
+  private flush(): void {
+    const chunks = this.gathered;
+    this.gathered = [];
+    const size = this.gatheredSize;
+    this.gatheredSize = 0;
+    this.written += size;
+    const MAX_CHUNKS = 1000;
+    for (let i = 0; i < chunks.length; i += MAX_CHUNKS) this.writeAll(chunks.slice(i, i + MAX_CHUNKS));
+  }
+
+  private writeAll(chunks: Uint8Array[]): void {
+    let rest = chunks;
+    while (rest.length > 0) rest = dropBytes(rest, this.writeSome(rest));
+  }
+
+  private writeSome(chunks: Uint8Array[]): number {
+    try {
+      return writevSync(this.fd, chunks);
+    } catch (error) {
+      const code = error instanceof Error && 'code' in error ? error.code : undefined;
+      if (code === 'EAGAIN') {
+        // A pipe that its reader made non-blocking, and that is full.
+        sleepSync(1);
+        return 0;
+      }
+      throw new OutputError(`the image can't be written to ${this.name}`, {
+        reason: code === undefined ? String(error) : (OUTPUT_REASONS[String(code)] ?? String(code)),
+        advice: 'the target runs on; make room or choose another place, and checkpoint again',
+        cause: error,
+      });
+    }
+  }
+}
+
+const OUTPUT_REASONS: Readonly<Record<string, string>> = {
+  ENOSPC: 'no space is left there',
+  EDQUOT: 'the disk quota is used up',
+  EFBIG: 'the file would become larger than the limit for files',
+  EPIPE: 'the reader of the pipe has ended',
+  EIO: 'the device reports an input/output error',
+};
+
+function dropBytes(chunks: Uint8Array[], count: number): Uint8Array[] {
+  let left = count;
+  for (const [index, chunk] of chunks.entries()) {
+    if (left < chunk.length) return [chunk.subarray(left), ...chunks.slice(index + 1)];
+    left -= chunk.length;
+  }
+  return [];
+}

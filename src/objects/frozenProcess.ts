@@ -1,0 +1,89 @@
+import { type BigIntStats, statSync } from 'node:fs';
+import { type ProcFdinfo, parseFdinfo } from '../procfs/fdinfo.js';
+import { readLinkIfAlive, readNumbersIfAlive, readProc, readProcIfAlive } from '../procfs/read.js';
+import { type ProcMapping, parseMappings } from '../procfs/smaps.js';
+import { type ProcStat, parseStat } from '../procfs/stat.js';
+import { type ProcStatus, parseStatus } from '../procfs/status.js';
+import type { Registers } from '../tracee/arch/x86_64/registers.js';
+import { abortRestartableSequence, type StoppedThread } from '../tracee/injection.js';
+import type { RemoteMemory } from '../tracee/memory.js';
+import type { Tracee } from '../tracee/tracee.js';
+import type { Objref } from './objectTable.js';
+
+/** A held thread and what is known of it. */
+export interface FrozenThread extends StoppedThread {
+  readonly objref: Objref;
+  readonly tid: number;
+  readonly stat: ProcStat;
+  readonly status: ProcStatus;
+  readonly process: FrozenProcess;
+  /** False for a 32-bit thread, whose registers are then empty. */
+  readonly is64Bit: boolean;
+}
+
+/** A slot of a file table. */
+export interface Descriptor {
+  readonly fd: number;
+  /** Where the link in `/proc/PID/fd` leads. */
+  readonly link: string;
+  readonly info: ProcFdinfo;
+  readonly stats: BigIntStats;
+}
+
+/** A held process and what is known of it. */
+export interface FrozenProcess {
+  readonly objref: Objref;
+  readonly pid: number;
+  readonly stat: ProcStat;
+  readonly status: ProcStatus;
+  /** The leader first. */
+  readonly threads: readonly FrozenThread[];
+  readonly mappings: readonly ProcMapping[];
+  readonly memory: RemoteMemory;
+  readonly descriptors: readonly Descriptor[];
+}
+
+/** Reads a held thread's state. */
+export function readThread(
+  tracee: Tracee,
+  process: FrozenProcess,
+  objref: Objref,
+  emptyRegisters: Registers,
+): FrozenThread {
+  const base = `/proc/${process.pid}/task/${tracee.tid}`;
+  const registers = tracee.tryGetRegisters();
+  return {
+    objref,
+    tid: tracee.tid,
+    process,
+    tracee,
+    stat: tracee.tid === process.pid ? process.stat : parseStat(readProc(`${base}/stat`)),
+    status: tracee.tid === process.pid ? process.status : parseStatus(readProc(`${base}/status`)),
+    is64Bit: registers !== undefined,
+    registers:
+      registers === undefined ? emptyRegisters : abortRestartableSequence(tracee, registers, process.memory),
+    signalMask: tracee.getSignalMask(),
+  };
+}
+
+/** The mappings with their flags; without, where the kernel has no smaps. */
+export function readMappings(pid: number): ProcMapping[] {
+  return parseMappings(readProcIfAlive(`/proc/${pid}/smaps`) ?? readProc(`/proc/${pid}/maps`));
+}
+
+/** The slots of a process's file table. */
+export function readDescriptors(pid: number): Descriptor[] {
+  const descriptors: Descriptor[] = [];
+  for (const fd of readNumbersIfAlive(`/proc/${pid}/fd`) ?? []) {
+    const link = readLinkIfAlive(`/proc/${pid}/fd/${fd}`);
+    const info = readProcIfAlive(`/proc/${pid}/fdinfo/${fd}`);
+    if (link === undefined || info === undefined) continue;
+    descriptors.push({
+      fd,
+      link,
+      info: parseFdinfo(info),
+      stats: statSync(`/proc/${pid}/fd/${fd}`, { bigint: true }),
+    });
+  }
+  return descriptors;
+}

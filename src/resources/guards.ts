@@ -1,0 +1,119 @@
+import { readlinkSync } from 'node:fs';
+import type { Obstacle } from '../errors.js';
+import type { FrozenProcess, FrozenThread } from '../objects/frozenProcess.js';
+import { readLinkIfAlive } from '../procfs/read.js';
+import { PF_IO_WORKER, signal } from '../sys/uapi.js';
+
+/** States of tasks that have no slice yet: each is refused by name. */
+
+const NAMESPACES = [
+  'cgroup',
+  'ipc',
+  'mnt',
+  'net',
+  'pid',
+  'pid_for_children',
+  'time',
+  'time_for_children',
+  'user',
+  'uts',
+];
+
+/** Everything about a process, its threads aside, that has no slice. */
+export function refuseProcess(process: FrozenProcess, sessions: ReadonlySet<number>): Obstacle[] {
+  const { pid, stat, status } = process;
+  const obstacles = [...refuseNamespaces(process)];
+  if (stat.exitSignal !== signal.SIGCHLD) {
+    obstacles.push({
+      pid,
+      what: `its parent is told of its end by signal ${stat.exitSignal} instead of SIGCHLD`,
+      advice: 'such children of clone(2) are not supported yet',
+    });
+  }
+  if (stat.terminal !== 0 && sessions.has(stat.session)) {
+    obstacles.push({
+      pid,
+      what: `its session ${stat.session} is in the tree and has a controlling terminal`,
+      advice: 'start the job with setsid and without a terminal, or checkpoint below the session leader',
+    });
+  }
+  if (status.namespacePids.length > 1 && process.pid !== status.namespacePids[0]) {
+    obstacles.push({ pid, what: 'its pid is that of another namespace', advice: 'run stasis on the host' });
+  }
+  return obstacles;
+}
+
+/** Everything about a thread that has no slice. */
+export function refuseThread(thread: FrozenThread): Obstacle[] {
+  const { tid: pid, status, stat } = thread;
+  const obstacles: Obstacle[] = [];
+  if (!thread.is64Bit) {
+    obstacles.push({ pid, what: 'a 32-bit task', advice: 'use a 64-bit build of the program' });
+  }
+  if (status.seccomp !== 0) {
+    obstacles.push({
+      pid,
+      what: status.seccomp === 1 ? 'seccomp strict mode' : 'a seccomp filter',
+      advice: 'run it without the filter; not supported yet',
+    });
+  }
+  if (status.threadFeatures.includes('shstk')) {
+    obstacles.push({
+      pid,
+      what: 'a shadow stack (CET)',
+      advice: 'run it with GLIBC_TUNABLES=glibc.cpu.x86_shstk=off',
+    });
+  }
+  if ((stat.flags & PF_IO_WORKER) !== 0) {
+    obstacles.push({ pid, what: 'a worker thread of io_uring', advice: 'io_uring is not supported yet' });
+  }
+  return obstacles;
+}
+
+/** What is wrong with a process that can't be looked at because it has ended or is stopped. */
+export function refuseUnheld(
+  pid: number,
+  parent: number,
+  zombie: boolean,
+  stopped: boolean,
+  unheld: readonly number[],
+): Obstacle[] {
+  if (zombie) {
+    return [
+      {
+        pid,
+        what: `a zombie, which its parent ${parent} has not waited for`,
+        advice: 'try again when the parent has waited; zombies are not supported yet',
+      },
+    ];
+  }
+  const obstacles: Obstacle[] = [];
+  if (stopped) {
+    obstacles.push({ pid, what: 'stopped by a signal', advice: 'let it run on first: kill -CONT' });
+  }
+  for (const tid of unheld) {
+    obstacles.push({
+      pid,
+      where: `thread ${tid}`,
+      what: tid === pid ? 'the first thread has ended' : 'a thread that can not be held (io_uring or ended)',
+      advice: 'not supported yet',
+    });
+  }
+  return obstacles;
+}
+
+function refuseNamespaces({ pid }: FrozenProcess): Obstacle[] {
+  const foreign = NAMESPACES.filter((name) => {
+    const own = readLinkIfAlive(`/proc/self/ns/${name}`);
+    return own !== undefined && readlinkSync(`/proc/${pid}/ns/${name}`) !== own;
+  });
+  if (foreign.length === 0) return [];
+  const plural = foreign.length === 1 ? 'a namespace' : 'namespaces';
+  return [
+    {
+      pid,
+      what: `${plural} of its own: ${foreign.join(', ')}`,
+      advice: 'run stasis in the same namespaces; containers are not supported yet',
+    },
+  ];
+}

@@ -1,0 +1,331 @@
+import { fstatSync } from 'node:fs';
+import { ImageError } from '../errors.js';
+import { recordType } from '../image/format.js';
+import type { FilesStruct } from '../image/generated/files_struct_pb.js';
+import { type Header, HeaderSchema, type Pagemap, PagemapSchema } from '../image/generated/image_pb.js';
+import {
+  type MappedFile,
+  type MemoryMap,
+  MemoryMapSchema,
+  type SharedMemory,
+  SharedMemorySchema,
+  Vma_Kind,
+} from '../image/generated/mm_pb.js';
+import { type Process, ProcessSchema, type Thread } from '../image/generated/process_pb.js';
+import { decodePayload, type ImageRecord, readRecords } from '../image/reader.js';
+import type { LoadedFile, LoadedState } from '../objects/slice.js';
+import { PAGE_SIZE } from '../sys/uapi.js';
+import { GENERAL_REGISTERS_SIZE } from '../tracee/arch/x86_64/registers.js';
+import { FILES_STRUCT_RECORD, loadFilesStruct } from './filesStruct.js';
+import { fileKinds, processKinds, threadKinds } from './index.js';
+import { MEMORY_MAP_RECORD, SHARED_MEMORY_RECORD } from './mm/checkpoint.js';
+import { loadMappedFile, MAPPED_FILE_RECORD } from './mm/mappedFile.js';
+import { PROCESS_RECORD } from './process.js';
+
+/** Where pages are in an image: each run's bytes follow those of the run before. */
+export interface PageRecord {
+  /** Byte offset of the first run's pages in the stream. */
+  readonly offset: number;
+  readonly runs: readonly { readonly start: bigint; readonly pages: number }[];
+}
+
+export interface LoadedProcess {
+  readonly objref: number;
+  readonly message: Process;
+  readonly states: readonly LoadedState[];
+  readonly threads: readonly { readonly message: Thread; readonly states: readonly LoadedState[] }[];
+  readonly mm: MemoryMap;
+  readonly files: FilesStruct;
+}
+
+/** An image all of whose bytes, messages and references were checked. */
+export interface LoadedImage {
+  readonly header: Header;
+  /** Bytes. */
+  readonly size: number;
+  /** Parents before children; the root first. */
+  readonly processes: readonly LoadedProcess[];
+  readonly files: ReadonlyMap<number, LoadedFile>;
+  readonly mappedFiles: ReadonlyMap<number, MappedFile>;
+  readonly sharedMemory: ReadonlyMap<number, SharedMemory>;
+  /** By the objref of the address space or shared memory object. */
+  readonly pages: ReadonlyMap<number, readonly PageRecord[]>;
+}
+
+/** Reads an image from a regular file. Throws ImageError. */
+export function loadImage(fd: number): LoadedImage {
+  const records = readRecords(fd);
+  const loader = new Loader(records);
+  return loader.load(fstatSync(fd).size);
+}
+
+const LAST_ADDRESS = 0x7fff_ffff_f000n;
+const MAX_DESCRIPTOR = 0x4000_0000;
+
+class Loader {
+  private readonly states = new Map<number, LoadedState[]>();
+  private readonly files = new Map<number, LoadedFile>();
+  private readonly tables = new Map<number, FilesStruct>();
+  private readonly spaces = new Map<number, { record: ImageRecord; message: MemoryMap }>();
+  private readonly mappedFiles = new Map<number, MappedFile>();
+  private readonly sharedMemory = new Map<number, SharedMemory>();
+  private readonly pages = new Map<number, PageRecord[]>();
+  private readonly processes: { record: ImageRecord; message: Process }[] = [];
+  private openPagemap: { record: ImageRecord; message: Pagemap } | undefined;
+
+  constructor(private readonly records: readonly ImageRecord[]) {}
+
+  load(size: number): LoadedImage {
+    const first = this.records[0];
+    if (first?.type !== recordType.header) {
+      throw new ImageError(first?.offset ?? 0, 'record[0].type', 'an image begins with its header');
+    }
+    const header = decodePayload(first, HeaderSchema, 'header');
+    this.checkHeader(first, header);
+    for (const [index, record] of this.records.slice(1).entries()) this.take(record, index + 1);
+    if (this.openPagemap !== undefined) {
+      throw new ImageError(this.openPagemap.record.offset, 'pagemap', 'its pages do not follow');
+    }
+    for (const { record, message } of this.spaces.values()) this.checkSpace(record, message);
+    for (const [objref, table] of this.tables) this.checkTable(objref, table);
+    for (const [objref, { size: bytes }] of this.sharedMemory) this.checkSharedPages(objref, bytes);
+    return {
+      header,
+      size,
+      processes: this.linkProcesses(header),
+      files: this.files,
+      mappedFiles: this.mappedFiles,
+      sharedMemory: this.sharedMemory,
+      pages: this.pages,
+    };
+  }
+
+  private checkHeader(record: ImageRecord, header: Header): void {
+    const wrong = (field: string, problem: string, advice: string): never => {
+      throw new ImageError(record.payloadOffset, `header.${field}`, problem, { advice });
+    };
+    if (header.architecture !== 'x86_64') {
+      wrong('architecture', `${header.architecture || 'none'}, not x86_64`, 'restart it on such a machine');
+    }
+    if (header.pageSize !== PAGE_SIZE) {
+      wrong('pageSize', `${header.pageSize} bytes, not ${PAGE_SIZE}`, 'restart it on such a machine');
+    }
+  }
+
+  private take(record: ImageRecord, index: number): void {
+    if (this.openPagemap !== undefined && record.type !== recordType.pages) {
+      throw new ImageError(
+        record.offset,
+        `record[${index}].type`,
+        'the pages of the pagemap before it are missing',
+      );
+    }
+    const taskKind = [...processKinds, ...threadKinds].find((kind) => kind.recordType === record.type);
+    if (taskKind !== undefined) {
+      const states = this.states.get(record.objref) ?? [];
+      states.push(taskKind.load(record));
+      this.states.set(record.objref, states);
+      return;
+    }
+    const kind = fileKinds.find((candidate) => candidate.recordType === record.type);
+    if (kind !== undefined) {
+      this.put(this.files, record, kind.load(record));
+      return;
+    }
+    switch (record.type) {
+      case PROCESS_RECORD:
+        this.processes.push({
+          record,
+          message: decodePayload(record, ProcessSchema, `process[${record.objref}]`),
+        });
+        break;
+      case MEMORY_MAP_RECORD:
+        this.put(this.spaces, record, {
+          record,
+          message: decodePayload(record, MemoryMapSchema, `mm[${record.objref}]`),
+        });
+        break;
+      case MAPPED_FILE_RECORD:
+        this.put(this.mappedFiles, record, loadMappedFile(record));
+        break;
+      case SHARED_MEMORY_RECORD:
+        this.put(
+          this.sharedMemory,
+          record,
+          decodePayload(record, SharedMemorySchema, `sharedMemory[${record.objref}]`),
+        );
+        break;
+      case FILES_STRUCT_RECORD:
+        this.put(this.tables, record, loadFilesStruct(record));
+        break;
+      case recordType.pagemap:
+        this.openPagemap = {
+          record,
+          message: decodePayload(record, PagemapSchema, `pagemap[${record.objref}]`),
+        };
+        break;
+      case recordType.pages:
+        this.takePages(record, index);
+        break;
+      default:
+        throw new ImageError(record.offset, `record[${index}].type`, `${record.type} is not known`, {
+          advice: 'a newer Stasis wrote it: use that version',
+        });
+    }
+  }
+
+  private put<T>(map: Map<number, T>, record: ImageRecord, value: T): void {
+    if (record.objref === 0 || map.has(record.objref)) {
+      const problem = record.objref === 0 ? 'no objref' : `objref ${record.objref} for the second time`;
+      throw new ImageError(record.offset, 'record.objref', problem);
+    }
+    map.set(record.objref, value);
+  }
+
+  private takePages(record: ImageRecord, index: number): void {
+    const pagemap = this.openPagemap;
+    this.openPagemap = undefined;
+    if (pagemap === undefined || pagemap.record.objref !== record.objref) {
+      throw new ImageError(record.offset, `record[${index}]`, 'pages without their pagemap');
+    }
+    const { runs } = pagemap.message;
+    const pages = runs.reduce((sum, run) => sum + run.pages, 0);
+    if (pages * PAGE_SIZE !== record.length) {
+      throw new ImageError(
+        pagemap.record.payloadOffset,
+        `pagemap[${record.objref}].runs`,
+        `${pages} pages, but ${record.length} bytes follow`,
+      );
+    }
+    const list = this.pages.get(record.objref) ?? [];
+    list.push({ offset: record.payloadOffset, runs });
+    this.pages.set(record.objref, list);
+  }
+
+  private checkSpace(record: ImageRecord, { vmas, exe }: MemoryMap): void {
+    const name = `mm[${record.objref}]`;
+    const wrong = (field: string, problem: string): never => {
+      throw new ImageError(record.payloadOffset, `${name}.${field}`, problem);
+    };
+    if (!this.mappedFiles.has(exe)) wrong('exe', `there is no mapped file ${exe}`);
+    let end = 0n;
+    vmas.forEach((vma, index) => {
+      const field = `vmas[${index}]`;
+      if (vma.start < end || vma.end <= vma.start || vma.end > LAST_ADDRESS) {
+        wrong(`${field}.start`, `the range ${vma.start.toString(16)}-${vma.end.toString(16)} is not allowed`);
+      }
+      if (((vma.start | vma.end | vma.offset) & BigInt(PAGE_SIZE - 1)) !== 0n) {
+        wrong(`${field}.start`, 'not aligned to a page');
+      }
+      if (vma.protection > 7) wrong(`${field}.protection`, `${vma.protection} is not known`);
+      const isFile = vma.kind === Vma_Kind.PRIVATE_FILE || vma.kind === Vma_Kind.SHARED_FILE;
+      if (isFile && !this.mappedFiles.has(vma.object))
+        wrong(`${field}.object`, `there is no mapped file ${vma.object}`);
+      if (vma.kind === Vma_Kind.SHARED_ANONYMOUS && !this.sharedMemory.has(vma.object)) {
+        wrong(`${field}.object`, `there is no shared memory ${vma.object}`);
+      }
+      if (Vma_Kind[vma.kind] === undefined || vma.kind === Vma_Kind.KIND_UNSPECIFIED) {
+        wrong(`${field}.kind`, `${vma.kind} is not known`);
+      }
+      end = vma.end;
+    });
+    for (const { runs } of this.pages.get(record.objref) ?? []) {
+      for (const run of runs) {
+        const last = run.start + BigInt(run.pages) * BigInt(PAGE_SIZE);
+        if (run.start % BigInt(PAGE_SIZE) !== 0n || !coveredByPrivate(vmas, run.start, last)) {
+          wrong('pagemap.runs', `pages at ${run.start.toString(16)} that are in no private mapping`);
+        }
+      }
+    }
+  }
+
+  private checkSharedPages(objref: number, size: bigint): void {
+    for (const { offset, runs } of this.pages.get(objref) ?? []) {
+      for (const run of runs) {
+        if (run.start + BigInt(run.pages) * BigInt(PAGE_SIZE) > size + BigInt(PAGE_SIZE - 1)) {
+          throw new ImageError(offset, `sharedMemory[${objref}].pagemap`, `pages beyond its ${size} bytes`);
+        }
+      }
+    }
+  }
+
+  private checkTable(objref: number, { descriptors }: FilesStruct): void {
+    const seen = new Set<number>();
+    descriptors.forEach(({ fd, file }, index) => {
+      const field = `filesStruct[${objref}].descriptors[${index}]`;
+      if (seen.has(fd) || fd > MAX_DESCRIPTOR) {
+        throw new ImageError(0, `${field}.fd`, `descriptor ${fd} is there twice or too large`);
+      }
+      if (!this.files.has(file)) throw new ImageError(0, `${field}.file`, `there is no open file ${file}`);
+      seen.add(fd);
+    });
+  }
+
+  private linkProcesses(header: Header): LoadedProcess[] {
+    const known = new Set<number>();
+    const tids = new Set<number>();
+    const linked = this.processes.map(({ record, message }, index): LoadedProcess => {
+      const name = `process[${record.objref}]`;
+      const wrong = (field: string, problem: string): never => {
+        throw new ImageError(record.payloadOffset, `${name}.${field}`, problem);
+      };
+      const isRoot = index === 0;
+      if (isRoot ? message.pid !== header.rootPid : !known.has(message.parent)) {
+        wrong(
+          isRoot ? 'pid' : 'parent',
+          isRoot ? 'not the root of the header' : `there is no process ${message.parent}`,
+        );
+      }
+      if (message.threads[0]?.tid !== message.pid) wrong('threads[0].tid', 'not the pid of the process');
+      message.threads.forEach((thread, at) => {
+        const field = `threads[${at}]`;
+        if (thread.tid <= 0 || tids.has(thread.tid))
+          wrong(`${field}.tid`, `${thread.tid} is taken or not allowed`);
+        if (thread.registers.length !== GENERAL_REGISTERS_SIZE) {
+          wrong(
+            `${field}.registers`,
+            `${thread.registers.length} bytes instead of ${GENERAL_REGISTERS_SIZE}`,
+          );
+        }
+        tids.add(thread.tid);
+      });
+      known.add(message.pid);
+      const mm =
+        this.spaces.get(message.mm)?.message ?? wrong('mm', `there is no address space ${message.mm}`);
+      const files =
+        this.tables.get(message.files) ?? wrong('files', `there is no file table ${message.files}`);
+      return {
+        objref: record.objref,
+        message,
+        mm,
+        files,
+        states: this.statesOf(record.objref, processKinds),
+        threads: message.threads.map((thread) => ({
+          message: thread,
+          states: this.statesOf(thread.objref, threadKinds),
+        })),
+      };
+    });
+    if (linked.length === 0) throw new ImageError(0, 'processes', 'there are none');
+    return linked;
+  }
+
+  /** In the registry's order, whatever the stream's was. */
+  private statesOf(objref: number, kinds: readonly { readonly kind: string }[]): LoadedState[] {
+    const states = this.states.get(objref) ?? [];
+    const order = (state: LoadedState): number => kinds.findIndex((kind) => kind.kind === state.kind);
+    return [...states].sort((a, b) => order(a) - order(b));
+  }
+}
+
+function coveredByPrivate(vmas: MemoryMap['vmas'], start: bigint, end: bigint): boolean {
+  let at = start;
+  for (const vma of vmas) {
+    if (vma.end <= at) continue;
+    if (vma.start > at || (vma.kind !== Vma_Kind.ANONYMOUS && vma.kind !== Vma_Kind.PRIVATE_FILE))
+      return false;
+    at = vma.end;
+    if (at >= end) return true;
+  }
+  return false;
+}

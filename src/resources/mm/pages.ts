@@ -1,0 +1,182 @@
+import { closeSync, openSync, readSync } from 'node:fs';
+import { recordType } from '../../image/format.js';
+import { PagemapSchema } from '../../image/generated/image_pb.js';
+import type { ImageWriter } from '../../image/writer.js';
+import { nr } from '../../sys/arch/index.js';
+import { seekData, seekHole } from '../../sys/descriptors.js';
+import { errno } from '../../sys/errno.js';
+import { pageRegion, pmScanArg } from '../../sys/structs.js';
+import { addressOf, check, trySyscall } from '../../sys/syscall.js';
+import { PAGE_SIZE, pagemap } from '../../sys/uapi.js';
+import { type AddressRange, remoteAddress } from '../../tracee/address.js';
+import { type RemoteMemory, readRanges } from '../../tracee/memory.js';
+
+const PAGE = BigInt(PAGE_SIZE);
+/** Bytes of pages in one record: large runs, but a buffer that stays in the processor's cache. */
+const CHUNK_SIZE = 2 << 20;
+const REGIONS = 4096;
+const regions = Buffer.alloc(REGIONS * pageRegion.size);
+const chunk = Buffer.alloc(CHUNK_SIZE);
+let scanKnown: boolean | undefined;
+
+/**
+ * The pages in the given ranges that a process has of its own: present or swapped out, and neither a
+ * file's nor the zero page. Ranges ascend. Source: Documentation/admin-guide/mm/pagemap.rst.
+ */
+export function ownPages(pid: number, ranges: readonly AddressRange[]): AddressRange[] {
+  const first = ranges[0];
+  const last = ranges.at(-1);
+  if (first === undefined || last === undefined) return [];
+  const fd = openSync(`/proc/${pid}/pagemap`, 'r');
+  try {
+    const found = scanPages(fd, first.start, last.end);
+    return found === undefined ? readPagemap(fd, ranges) : intersect(found, ranges);
+  } finally {
+    closeSync(fd);
+  }
+}
+
+/** By the ioctl PAGEMAP_SCAN of Linux 6.7 and later; undefined where there is none. */
+function scanPages(fd: number, start: bigint, end: bigint): AddressRange[] | undefined {
+  if (scanKnown === false) return undefined;
+  const found: AddressRange[] = [];
+  for (let from = start; from < end; ) {
+    const argument = pmScanArg.encode({
+      size: BigInt(pmScanArg.size),
+      start: from,
+      end,
+      vec: addressOf(regions),
+      vec_len: BigInt(REGIONS),
+      category_inverted: pagemap.PAGE_IS_FILE,
+      category_mask: pagemap.PAGE_IS_FILE,
+      category_anyof_mask: pagemap.PAGE_IS_PRESENT | pagemap.PAGE_IS_SWAPPED,
+      return_mask: pagemap.PAGE_IS_PRESENT | pagemap.PAGE_IS_SWAPPED | pagemap.PAGE_IS_PFNZERO,
+    });
+    const count = trySyscall(nr.ioctl, fd, pagemap.PAGEMAP_SCAN, argument);
+    if (count === -errno.ENOTTY || count === -errno.EINVAL) {
+      scanKnown = false;
+      return undefined;
+    }
+    check(count, 'ioctl PAGEMAP_SCAN');
+    scanKnown = true;
+    for (let i = 0; i < count; i++) {
+      const region = pageRegion.decode(regions, i * pageRegion.size);
+      if ((region.categories & pagemap.PAGE_IS_PFNZERO) !== 0n) continue;
+      found.push({ start: remoteAddress(region.start), end: remoteAddress(region.end) });
+    }
+    from = pmScanArg.decode(argument).walk_end;
+  }
+  return found;
+}
+
+/** By reading `/proc/PID/pagemap`: 64 bits a page. */
+export function readPagemap(fd: number, ranges: readonly AddressRange[]): AddressRange[] {
+  const PRESENT_OR_SWAPPED = 0xc000_0000;
+  const FILE_OR_SHARED = 0x2000_0000;
+  const entries = Buffer.alloc(0x1_0000);
+  const found: { start: bigint; end: bigint }[] = [];
+  for (const range of ranges) {
+    for (let at: bigint = range.start; at < range.end; ) {
+      const wanted = Math.min(entries.length, Number((range.end - at) / PAGE) * 8);
+      const got = readSync(fd, entries, 0, wanted, Number(at / PAGE) * 8);
+      if (got === 0) break;
+      for (let i = 0; i < got; i += 8, at += PAGE) {
+        const high = entries.readUInt32LE(i + 4);
+        if ((high & PRESENT_OR_SWAPPED) === 0 || (high & FILE_OR_SHARED) !== 0) continue;
+        const previous = found.at(-1);
+        if (previous?.end === at && at !== range.start) previous.end = at + PAGE;
+        else found.push({ start: at, end: at + PAGE });
+      }
+    }
+  }
+  return found as { start: AddressRange['start']; end: AddressRange['end'] }[];
+}
+
+/** What is in both lists; both ascend. */
+export function intersect(one: readonly AddressRange[], other: readonly AddressRange[]): AddressRange[] {
+  const result: AddressRange[] = [];
+  let j = 0;
+  for (const range of one) {
+    while (j < other.length && (other[j] as AddressRange).end <= range.start) j++;
+    for (let k = j; k < other.length; k++) {
+      const limit = other[k] as AddressRange;
+      if (limit.start >= range.end) break;
+      result.push({
+        start: limit.start > range.start ? limit.start : range.start,
+        end: limit.end < range.end ? limit.end : range.end,
+      });
+    }
+  }
+  return result;
+}
+
+/** Writes the pages in `ranges` of a process as records that belong to `objref`. Yields how many each piece has. */
+export function savePages(
+  memory: RemoteMemory,
+  objref: number,
+  ranges: readonly AddressRange[],
+  writer: ImageWriter,
+): Iterable<number> {
+  return saveChunks(ranges, objref, writer, (part) => {
+    readRanges(memory, part, chunk);
+  });
+}
+
+/** Writes the data of a shared memory object, open at `fd`, leaving its holes out. Yields how many pages each piece has. */
+export function saveSharedPages(
+  fd: number,
+  size: number,
+  objref: number,
+  writer: ImageWriter,
+): Iterable<number> {
+  const ranges: AddressRange[] = [];
+  for (let at = seekData(fd, 0); at !== undefined && at < size; ) {
+    const end = Math.min(seekHole(fd, at), size);
+    ranges.push({ start: remoteAddress(BigInt(at)), end: remoteAddress(BigInt(end)) });
+    at = end < size ? seekData(fd, end) : undefined;
+  }
+  return saveChunks(ranges, objref, writer, (part) => {
+    let filled = 0;
+    for (const { start, end } of part) {
+      filled += readSync(fd, chunk, filled, Number(end - start), Number(start));
+    }
+  });
+}
+
+function* saveChunks(
+  ranges: readonly AddressRange[],
+  objref: number,
+  writer: ImageWriter,
+  fill: (part: readonly AddressRange[]) => void,
+): Generator<number> {
+  for (const part of split(ranges, CHUNK_SIZE)) {
+    const length = Number(part.reduce((sum, range) => sum + (range.end - range.start), 0n));
+    fill(part);
+    const runs = part.map(({ start, end }) => ({ start, pages: Number((end - start) / PAGE) }));
+    writer.record(recordType.pagemap, objref, PagemapSchema, { runs });
+    writer.pages(objref, chunk.subarray(0, length));
+    yield length / PAGE_SIZE;
+  }
+}
+
+/** Cuts ranges into parts of at most `size` bytes each. */
+export function* split(ranges: readonly AddressRange[], size: number): Generator<AddressRange[]> {
+  const limit = BigInt(size);
+  let part: AddressRange[] = [];
+  let filled = 0n;
+  for (const range of ranges) {
+    let start: bigint = range.start;
+    while (start < range.end) {
+      const length = range.end - start < limit - filled ? range.end - start : limit - filled;
+      part.push({ start: remoteAddress(start), end: remoteAddress(start + length) });
+      start += length;
+      filled += length;
+      if (filled === limit) {
+        yield part;
+        part = [];
+        filled = 0n;
+      }
+    }
+  }
+  if (part.length > 0) yield part;
+}

@@ -1,0 +1,137 @@
+import { closeSync } from 'node:fs';
+import { InternalError, type Obstacle } from '../errors.js';
+import type { ImageWriter } from '../image/writer.js';
+import type { Descriptor, FrozenProcess } from '../objects/frozenProcess.js';
+import { KcmpIndex } from '../objects/kcmpIndex.js';
+import type { ObjectTable, TableObject } from '../objects/objectTable.js';
+import type { FileCheckpoint, FileKind, OpenFile } from '../objects/slice.js';
+import { getDescriptor, openPidfd } from '../sys/process.js';
+import { kcmpType, open } from '../sys/uapi.js';
+
+/**
+ * The open file descriptions of a tree: which slots refer to the same one, of what kind each is, and their
+ * records.
+ */
+export class OpenFiles implements Disposable {
+  private readonly index = new KcmpIndex<OpenFile>(kcmpType.KCMP_FILE);
+  private readonly byLink = new Map<string, OpenFile[]>();
+  private readonly kinds = new Map<OpenFile, FileKind>();
+  private readonly pidfds = new Map<number, number>();
+  private readonly recorded = new Set<TableObject>();
+  readonly files: OpenFile[] = [];
+
+  constructor(
+    private readonly table: ObjectTable,
+    private readonly registry: readonly FileKind[],
+  ) {}
+
+  /** Adds all slots of a process's table. */
+  collect(process: FrozenProcess): void {
+    for (const descriptor of process.descriptors) this.collectSlot(process.pid, descriptor);
+  }
+
+  /** Finds out the kind of each file. Returns what can't be brought back. */
+  classify(): Obstacle[] {
+    const context = this.context(undefined);
+    return this.files.flatMap((file) => {
+      const where = `fd ${file.descriptor.fd}`;
+      const kind = this.registry.find((candidate) => candidate.claims(file, context));
+      if (kind === undefined) {
+        return [
+          { pid: file.pid, where, what: describeUnknown(file), advice: 'not supported yet; close it first' },
+        ];
+      }
+      this.kinds.set(file, kind);
+      const refusal = kind.refuse(file, context);
+      return refusal === undefined ? [] : [{ pid: file.pid, where, ...refusal }];
+    });
+  }
+
+  /** The object of a slot. */
+  objectOf(pid: number, descriptor: Descriptor): TableObject {
+    const { value } = this.index.findOrAdd(groupOf(descriptor), pid, descriptor.fd, () => {
+      throw new InternalError(`pid ${pid} fd ${descriptor.fd} was not collected`);
+    });
+    return value.object;
+  }
+
+  /** Writes the records of all files. */
+  save(writer: ImageWriter): void {
+    const context = this.context(writer);
+    for (const file of this.files) {
+      this.kinds.get(file)?.save(file, context);
+      this.table.markCheckpointed(file.object.objref);
+    }
+  }
+
+  [Symbol.dispose](): void {
+    for (const pidfd of this.pidfds.values()) closeSync(pidfd);
+    this.pidfds.clear();
+  }
+
+  private collectSlot(pid: number, descriptor: Descriptor): void {
+    const { value, fresh } = this.index.findOrAdd(groupOf(descriptor), pid, descriptor.fd, () => ({
+      object: this.table.add('file'),
+      pid,
+      descriptor,
+      slots: [],
+    }));
+    value.slots.push({ pid, fd: descriptor.fd });
+    if (!fresh) {
+      value.object.users++;
+      return;
+    }
+    this.files.push(value);
+    const sameLink = this.byLink.get(descriptor.link);
+    if (sameLink === undefined) this.byLink.set(descriptor.link, [value]);
+    else sameLink.push(value);
+  }
+
+  private context(writer: ImageWriter | undefined): FileCheckpoint {
+    return {
+      get writer(): ImageWriter {
+        if (writer === undefined) throw new InternalError('a file was saved before the image was begun');
+        return writer;
+      },
+      borrow: (file, use) => {
+        const fd = getDescriptor(this.pidfdOf(file.pid), file.descriptor.fd);
+        try {
+          return use(fd);
+        } finally {
+          closeSync(fd);
+        }
+      },
+      sameLink: (file) => this.byLink.get(file.descriptor.link) ?? [],
+      collect: (kind, key) => this.table.collect(kind, key),
+      claimRecord: (object) => {
+        if (this.recorded.has(object)) return false;
+        this.recorded.add(object);
+        this.table.markCheckpointed(object.objref);
+        return true;
+      },
+    };
+  }
+
+  private pidfdOf(pid: number): number {
+    let pidfd = this.pidfds.get(pid);
+    if (pidfd === undefined) {
+      pidfd = openPidfd(pid);
+      this.pidfds.set(pid, pidfd);
+    }
+    return pidfd;
+  }
+}
+
+/** Slots that differ in any of this can't refer to the same open file description. */
+function groupOf({ link, info }: Descriptor): string {
+  return `${link} ${info.position} ${info.flags & ~open.O_CLOEXEC}`;
+}
+
+function describeUnknown({ descriptor: { link, stats } }: OpenFile): string {
+  if (link.startsWith('socket:')) return `a socket (${link})`;
+  if (link.startsWith('anon_inode:')) return `${link.slice('anon_inode:'.length)}`;
+  if (stats.isFIFO()) return `the named pipe ${link}`;
+  if (stats.isBlockDevice()) return `the block device ${link}`;
+  if (stats.isCharacterDevice()) return `the device ${link}`;
+  return link;
+}

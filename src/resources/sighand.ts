@@ -1,0 +1,68 @@
+import { SighandSchema } from '../image/generated/sighand_pb.js';
+import { taskKind } from '../objects/slice.js';
+import { kernelSigaction } from '../sys/structs.js';
+import { NSIG, SIG_DFL, signal } from '../sys/uapi.js';
+import { RemoteOutput } from '../tracee/remoteCalls.js';
+
+const SIGSET_SIZE = 8;
+
+/** Signal dispositions: `struct sighand_struct`, shared by the threads of a process. Source: sigaction(2). */
+export const sighand = taskKind({
+  kind: 'sighand',
+  recordType: 16,
+  scope: 'process',
+  schema: SighandSchema,
+
+  checkpoint(_process, calls) {
+    const questions = changeableSignals().map((number) => {
+      const output = new RemoteOutput(kernelSigaction.size);
+      calls.call('rt_sigaction', [number, 0, output, SIGSET_SIZE], {
+        purpose: `reading the disposition of signal ${number}`,
+      });
+      return { number, output };
+    });
+    return () => {
+      const actions = questions
+        .map(({ number, output }) => ({ number, action: kernelSigaction.decode(output.bytes) }))
+        .filter(({ action }) => action.sa_handler !== SIG_DFL || action.sa_flags !== 0n)
+        .map(({ number, action }) => ({
+          signal: number,
+          handler: action.sa_handler,
+          flags: action.sa_flags,
+          restorer: action.sa_restorer,
+          mask: action.sa_mask,
+        }));
+      return actions.length === 0 ? undefined : { actions };
+    };
+  },
+
+  validate({ actions }) {
+    const index = actions.findIndex((action) => !changeableSignals().includes(action.signal));
+    const wrong = actions[index];
+    return wrong === undefined
+      ? undefined
+      : { field: `actions[${index}].signal`, problem: `${wrong.signal} has no disposition` };
+  },
+
+  // New tasks have the default for all signals: the helper sees to that.
+  restart({ actions }, calls) {
+    for (const action of actions) {
+      const bytes = kernelSigaction.encode({
+        sa_handler: action.handler,
+        sa_flags: action.flags,
+        sa_restorer: action.restorer,
+        sa_mask: action.mask,
+      });
+      calls.call('rt_sigaction', [action.signal, bytes, 0, SIGSET_SIZE], {
+        purpose: `setting the disposition of signal ${action.signal}`,
+      });
+    }
+  },
+});
+
+/** All signals but the two whose disposition is fixed. */
+export function changeableSignals(): number[] {
+  return Array.from({ length: NSIG }, (_, index) => index + 1).filter(
+    (number) => number !== signal.SIGKILL && number !== signal.SIGSTOP,
+  );
+}

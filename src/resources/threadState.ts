@@ -1,0 +1,87 @@
+import { readFileSync } from 'node:fs';
+import { ThreadStateSchema } from '../image/generated/thread_state_pb.js';
+import { taskKind } from '../objects/slice.js';
+import { nr } from '../sys/arch/index.js';
+import { stackT } from '../sys/structs.js';
+import { check, trySyscall } from '../sys/syscall.js';
+import { prctl, SS_DISABLE, SS_ONSTACK } from '../sys/uapi.js';
+import { RemoteOutput } from '../tracee/remoteCalls.js';
+
+const DEFAULT_TIMER_SLACK = 50_000;
+const NAME_SIZE = 16;
+
+/** A thread's name and what it registered with the kernel for itself. */
+export const threadState = taskKind({
+  kind: 'threadState',
+  recordType: 32,
+  scope: 'thread',
+  schema: ThreadStateSchema,
+
+  checkpoint({ tid, tracee, process }, calls) {
+    const name = readFileSync(`/proc/${process.pid}/task/${tid}/comm`);
+    const alternateStack = new RemoteOutput(stackT.size);
+    calls.call('sigaltstack', [0, alternateStack]);
+    const clearChildTid = new RemoteOutput(8);
+    // Kernels without CONFIG_CHECKPOINT_RESTORE answer EINVAL; all distributions set it.
+    calls.call('prctl', [prctl.PR_GET_TID_ADDRESS, clearChildTid, 0, 0, 0], {
+      purpose: 'asking for the thread id address (CONFIG_CHECKPOINT_RESTORE)',
+    });
+    const timerSlack = calls.call('prctl', [prctl.PR_GET_TIMERSLACK, 0, 0, 0, 0]);
+    const robustList = robustListOf(tid);
+    const rseq = tracee.rseqRegistration();
+    return () => ({
+      name: name.subarray(0, Math.min(name.length - 1, NAME_SIZE - 1)),
+      alternateStack: withoutOnStack(alternateStack.bytes),
+      clearChildTid: clearChildTid.bytes.readBigUInt64LE(0),
+      robustList: robustList.head,
+      robustListLength: robustList.length,
+      rseq: rseq?.pointer ?? 0n,
+      rseqSize: rseq?.size ?? 0,
+      rseqSignature: rseq?.signature ?? 0,
+      rseqFlags: rseq?.flags ?? 0,
+      timerSlack: BigInt(timerSlack.value),
+    });
+  },
+
+  validate({ name, alternateStack }) {
+    if (name.length >= NAME_SIZE) return { field: 'name', problem: `${name.length} bytes are too many` };
+    if (alternateStack.length !== 0 && alternateStack.length !== stackT.size) {
+      return { field: 'alternateStack', problem: `${alternateStack.length} bytes instead of ${stackT.size}` };
+    }
+    return undefined;
+  },
+
+  restart(message, calls) {
+    calls.call('prctl', [prctl.PR_SET_NAME, Buffer.concat([message.name, Buffer.alloc(1)]), 0, 0, 0]);
+    if (message.alternateStack.length > 0) {
+      calls.call('sigaltstack', [message.alternateStack, 0], { purpose: 'setting the alternate stack' });
+    }
+    calls.call('set_tid_address', [message.clearChildTid]);
+    if (message.robustList !== 0n) {
+      calls.call('set_robust_list', [message.robustList, message.robustListLength]);
+    }
+    if (message.rseq !== 0n) {
+      calls.call('rseq', [message.rseq, message.rseqSize, message.rseqFlags, message.rseqSignature], {
+        purpose: 'registering restartable sequences',
+      });
+    }
+    if (Number(message.timerSlack) !== DEFAULT_TIMER_SLACK) {
+      calls.call('prctl', [prctl.PR_SET_TIMERSLACK, message.timerSlack, 0, 0, 0]);
+    }
+  },
+});
+
+/** Source: get_robust_list(2). */
+function robustListOf(tid: number): { head: bigint; length: bigint } {
+  const head = Buffer.alloc(8);
+  const length = Buffer.alloc(8);
+  check(trySyscall(nr.get_robust_list, tid, head, length), 'get_robust_list', `task ${tid}`);
+  return { head: head.readBigUInt64LE(0), length: length.readBigUInt64LE(0) };
+}
+
+/** Empty for no alternate stack. That a thread runs on its stack follows from its registers. */
+function withoutOnStack(bytes: Buffer): Uint8Array {
+  const stack = stackT.decode(bytes);
+  if ((stack.ss_flags & SS_DISABLE) !== 0) return new Uint8Array();
+  return stackT.encode({ ...stack, ss_flags: stack.ss_flags & ~SS_ONSTACK });
+}

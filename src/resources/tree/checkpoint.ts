@@ -1,0 +1,251 @@
+import type { Obstacle } from '../../errors.js';
+import type { FrozenTree } from '../../freezer/freeze.js';
+import type { ImageWriter } from '../../image/writer.js';
+import {
+  type FrozenProcess,
+  type FrozenThread,
+  readDescriptors,
+  readMappings,
+  readThread,
+} from '../../objects/frozenProcess.js';
+import { KcmpIndex } from '../../objects/kcmpIndex.js';
+import { ObjectTable, type Objref } from '../../objects/objectTable.js';
+import { readProc } from '../../procfs/read.js';
+import { parseStat } from '../../procfs/stat.js';
+import { parseStatus } from '../../procfs/status.js';
+import { kcmp, sendSignal } from '../../sys/process.js';
+import { kcmpType, signal } from '../../sys/uapi.js';
+import { remoteAddress } from '../../tracee/address.js';
+import { Registers } from '../../tracee/arch/x86_64/registers.js';
+import { Injection } from '../../tracee/injection.js';
+import { RemoteMemory } from '../../tracee/memory.js';
+import { saveFilesStruct } from '../filesStruct.js';
+import { refuseProcess, refuseThread, refuseUnheld } from '../guards.js';
+import { fileKinds, processKinds, threadKinds } from '../index.js';
+import { MemoryCheckpoint } from '../mm/checkpoint.js';
+import { OpenFiles } from '../openFiles.js';
+import { saveProcess } from '../process.js';
+import { type Member, planBirths } from './sessions.js';
+
+type Save = (writer: ImageWriter) => void;
+
+/** The state of a held tree: collected, examined, asked for, and saved. */
+export class TreeCheckpoint implements Disposable {
+  readonly processes: readonly FrozenProcess[];
+  private readonly table = new ObjectTable();
+  private readonly files: OpenFiles;
+  private readonly memory = new MemoryCheckpoint(this.table);
+  private readonly spaces = new Map<FrozenProcess, Objref>();
+  private readonly tables = new Map<FrozenProcess, { objref: Objref; fresh: boolean }>();
+  private readonly sharing: Obstacle[] = [];
+  private readonly memories: RemoteMemory[] = [];
+  private readonly saves: Save[] = [];
+  private readonly byPid = new Map<number, FrozenProcess>();
+  private readonly insiders: ReadonlySet<number>;
+
+  /** Reads what every process has, and finds out which of it is shared. */
+  constructor(private readonly frozen: FrozenTree) {
+    this.files = new OpenFiles(this.table, fileKinds);
+    try {
+      this.processes = frozen.processes
+        .filter(({ zombie, threads, pid }) => !zombie && threads[0]?.tid === pid)
+        .map((held) => this.read(held.pid, held.threads));
+      for (const process of this.processes) this.byPid.set(process.pid, process);
+      this.insiders = new Set(this.byPid.keys());
+      this.findShared();
+    } catch (error) {
+      this[Symbol.dispose]();
+      throw error;
+    }
+  }
+
+  /** Everything in the tree that can't be brought back. Changes nothing. */
+  refuse(): Obstacle[] {
+    const sessions = new Set(
+      this.processes.map(({ stat }) => stat.session).filter((sid) => this.insiders.has(sid)),
+    );
+    const unheld = this.frozen.processes.flatMap(({ pid, zombie, stopped, unheld }) =>
+      refuseUnheld(pid, parentOf(pid), zombie, stopped, unheld),
+    );
+    const own = this.processes.flatMap((process) => [
+      ...refuseProcess(process, sessions),
+      ...processKinds.flatMap((kind) => kind.refuse(process)),
+      ...this.memory.refuse(process),
+      ...process.threads.flatMap((thread) => [
+        ...refuseThread(thread),
+        ...threadKinds.flatMap((kind) => kind.refuse(thread)),
+      ]),
+    ]);
+    const order = unheld.length > 0 ? [] : planBirths(this.members()).obstacles;
+    return [...unheld, ...own, ...order, ...this.sharing, ...this.files.classify()];
+  }
+
+  /** Asks every task for what only it can tell. */
+  ask(): void {
+    for (const process of this.processes) this.askProcess(process);
+  }
+
+  /** Writes everything but the pages. */
+  save(writer: ImageWriter): void {
+    for (const process of this.processes) {
+      const table = this.tables.get(process);
+      const references = { mm: this.spaces.get(process) ?? 0, files: table?.objref ?? 0 };
+      saveProcess(process, references, this.insiders, process === this.processes[0], writer);
+      if (table?.fresh) saveFilesStruct(process, this.files, table.objref, writer);
+    }
+    for (const save of this.saves) save(writer);
+    this.files.save(writer);
+    this.memory.saveObjects(writer);
+  }
+
+  /** Writes the pages; `breathe` is called now and then. Returns how many there are. */
+  async savePages(writer: ImageWriter, breathe: () => Promise<void>): Promise<number> {
+    let pages = 0;
+    for (const process of this.processes) {
+      for (const saved of this.memory.savePages(process, this.spaces.get(process) ?? 0, writer)) {
+        pages += saved;
+        if (pages % BREATHE_PAGES < saved) await breathe();
+      }
+    }
+    return pages + this.memory.saveSharedPages(writer);
+  }
+
+  [Symbol.dispose](): void {
+    for (const memory of this.memories.splice(0)) memory[Symbol.dispose]();
+    this.files[Symbol.dispose]();
+  }
+
+  private read(pid: number, tracees: FrozenTree['processes'][number]['threads']): FrozenProcess {
+    const memory = new RemoteMemory(pid);
+    this.memories.push(memory);
+    const threads: FrozenThread[] = [];
+    const process: FrozenProcess = {
+      objref: this.table.add('process').objref,
+      pid,
+      stat: parseStat(readProc(`/proc/${pid}/stat`)),
+      status: parseStatus(readProc(`/proc/${pid}/status`)),
+      threads,
+      mappings: readMappings(pid),
+      memory,
+      descriptors: readDescriptors(pid),
+    };
+    for (const tracee of tracees) {
+      threads.push(readThread(tracee, process, this.table.add('thread').objref, new Registers()));
+    }
+    return process;
+  }
+
+  /** Tables that processes share are saved once; what else they share must not be. */
+  private findShared(): void {
+    const tables = new KcmpIndex<{ objref: Objref; owner: FrozenProcess }>(kcmpType.KCMP_FILES);
+    const others = SHARED_STRUCTURES.map(({ type, what }) => ({ index: new KcmpIndex<number>(type), what }));
+    for (const process of this.processes) {
+      const { pid } = process;
+      this.spaces.set(process, this.table.add('mm').objref);
+      const { value, fresh } = tables.findOrAdd('', pid, 0, () => ({
+        objref: this.table.add('filesStruct').objref,
+        owner: process,
+      }));
+      this.tables.set(process, { objref: value.objref, fresh });
+      if (fresh) this.files.collect(process);
+      else if (this.tables.get(this.byPid.get(process.stat.parent) ?? process)?.objref !== value.objref) {
+        this.sharing.push(sharedWith(pid, value.owner.pid, 'its file table, not by way of its parent,'));
+      }
+      for (const { index, what } of others) {
+        const found = index.findOrAdd('', pid, 0, () => pid);
+        if (!found.fresh) this.sharing.push(sharedWith(pid, found.value, what));
+      }
+      for (const { tid } of process.threads.slice(1)) {
+        if (kcmp(pid, tid, kcmpType.KCMP_FILES) !== 0) this.sharing.push(apart(pid, tid, 'file table'));
+        if (kcmp(pid, tid, kcmpType.KCMP_FS) !== 0) this.sharing.push(apart(pid, tid, 'working directory'));
+      }
+    }
+  }
+
+  private askProcess(process: FrozenProcess): void {
+    const [leader] = process.threads;
+    if (leader === undefined) return;
+    using injection = new Injection({
+      pid: process.pid,
+      leader,
+      memory: process.memory,
+      used: process.mappings.map(({ start, end }) => ({
+        start: remoteAddress(start),
+        end: remoteAddress(end),
+      })),
+      vdso: rangeNamed(process, '[vdso]'),
+      caughtSignals: process.status.caughtSignals,
+      pendingSignals: process.threads.reduce(
+        (all, { status }) => all | status.pendingSignals,
+        process.status.sharedPendingSignals,
+      ),
+    });
+    for (const thread of process.threads) {
+      const calls = injection.callsOf(thread);
+      if (thread === leader) {
+        const space = this.memory.ask(process, calls);
+        const objref = this.spaces.get(process) ?? 0;
+        this.saves.push((writer) => space(writer, objref));
+        for (const kind of processKinds) {
+          const save = kind.ask(process, calls);
+          this.saves.push((writer) => save(writer, process.objref));
+        }
+      }
+      for (const kind of threadKinds) {
+        const save = kind.ask(thread, calls);
+        this.saves.push((writer) => save(writer, thread.objref));
+      }
+      calls.flush();
+      if (thread !== leader) injection.leave(thread);
+    }
+    injection[Symbol.dispose]();
+    if (injection.stopRequested) sendSignal(process.pid, signal.SIGSTOP);
+  }
+
+  private members(): Member[] {
+    const root = this.processes[0];
+    return this.processes.map(({ pid, stat }) => ({
+      pid,
+      parent: pid === root?.pid ? 0 : stat.parent,
+      session: this.outsideAsZero(stat.session, root?.stat.session),
+      processGroup: this.outsideAsZero(stat.processGroup, root?.stat.processGroup),
+    }));
+  }
+
+  /** The root's own session and group, when they are led from outside, are what a restart has for them. */
+  private outsideAsZero(id: number, rootsOwn: number | undefined): number {
+    return id === rootsOwn && !this.insiders.has(id) ? 0 : id;
+  }
+}
+
+/** How often saving pages returns to the event loop: 64 MB. */
+const BREATHE_PAGES = 16384;
+
+const SHARED_STRUCTURES = [
+  { type: kcmpType.KCMP_VM, what: 'its memory (CLONE_VM, as vfork does)' },
+  { type: kcmpType.KCMP_FS, what: 'its working directory (CLONE_FS)' },
+  { type: kcmpType.KCMP_SIGHAND, what: 'its signal handlers (CLONE_SIGHAND)' },
+];
+
+function sharedWith(pid: number, other: number, what: string): Obstacle {
+  return {
+    pid,
+    what: `${what} is shared with process ${other}`,
+    advice: 'try again later; not supported yet',
+  };
+}
+
+function apart(pid: number, tid: number, what: string): Obstacle {
+  return { pid, where: `thread ${tid}`, what: `a ${what} of its own`, advice: 'not supported yet' };
+}
+
+function rangeNamed({ mappings }: FrozenProcess, wanted: string) {
+  const mapping = mappings.find(({ name }) => name === wanted);
+  return mapping === undefined
+    ? undefined
+    : { start: remoteAddress(mapping.start), end: remoteAddress(mapping.end) };
+}
+
+function parentOf(pid: number): number {
+  return parseStat(readProc(`/proc/${pid}/stat`)).parent;
+}

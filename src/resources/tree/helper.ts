@@ -1,0 +1,193 @@
+import { RestartRefusedError, TaskLostError } from '../../errors.js';
+import { Vma_Kind } from '../../image/generated/mm_pb.js';
+import { readMappings } from '../../objects/frozenProcess.js';
+import type { InheritedState } from '../../objects/slice.js';
+import type { ProcMapping } from '../../procfs/smaps.js';
+import { sendSignal, waitFor } from '../../sys/process.js';
+import { cloneArgs, rlimit64 } from '../../sys/structs.js';
+import { cloneFlag, mremapFlag, open, SIG_BLOCK_ALL, signal } from '../../sys/uapi.js';
+import {
+  type AddressRange,
+  advance,
+  findHole,
+  type RemoteAddress,
+  remoteAddress,
+} from '../../tracee/address.js';
+import { RemoteMemory } from '../../tracee/memory.js';
+import type { RemoteCalls } from '../../tracee/remoteCalls.js';
+import { SCRATCH_SIZE, type Scratch, scratchAt } from '../../tracee/scratch.js';
+import { callsOfNewTask, mapScratch, RESTART_END_SIGNAL, startStub } from '../../tracee/stub.js';
+import { describeStop, isEventStop, Tracee } from '../../tracee/tracee.js';
+import { VSYSCALL, vmaKind } from '../mm/vma.js';
+import { changeableSignals } from '../sighand.js';
+
+const SIGSET_SIZE = 8;
+const RLIMIT_NOFILE = 7;
+/** Room for [vdso], [vvar] and their kin while a tree is built, bytes. */
+const PARKING_SIZE = 0x4_0000;
+
+/** A special mapping on its way from where the kernel put it to where it belongs. */
+export interface ParkedMapping extends AddressRange {
+  readonly name: string;
+}
+
+/** Numbers, free in all tables of the image, by which every new task reaches the helper and the image. */
+export interface ReservedDescriptors {
+  readonly helper: number;
+  readonly image: number;
+}
+
+/**
+ * The process that stands beside the new tree while it is built: it has every open file of the tree once,
+ * and gives birth to the root. It ends before the tree is released.
+ */
+export class Helper implements Disposable {
+  readonly scratch: Scratch;
+  readonly parked: readonly ParkedMapping[];
+  readonly calls: RemoteCalls;
+  readonly memory: RemoteMemory;
+  private readonly born: number[] = [];
+  private ended = false;
+
+  /**
+   * @param descriptors what the helper starts with: a lifeline pipe, the image, then external resources
+   * @param used all address ranges that the tree needs
+   */
+  constructor(
+    descriptors: readonly number[],
+    used: readonly AddressRange[],
+    private readonly reserved: ReservedDescriptors,
+    inherited: InheritedState,
+  ) {
+    this.tracee = startStub(descriptors);
+    this.memory = new RemoteMemory(this.tracee.tid);
+    try {
+      const mappings = readMappings(this.tracee.tid).filter(({ name }) => name !== VSYSCALL);
+      const start = chooseHole([...used, ...mappings.map(rangeOf)]);
+      this.scratch = scratchAt(start);
+      mapScratch(this.tracee, this.scratch);
+      this.tracee.setSignalMask(SIG_BLOCK_ALL & ~(1n << BigInt(RESTART_END_SIGNAL - 1)));
+      this.calls = callsOfNewTask(this.tracee, this.pid, this.memory, this.scratch, (tid) => {
+        this.born.push(tid);
+      });
+      this.parked = this.park(mappings);
+      this.prepare(inherited);
+    } catch (error) {
+      this[Symbol.dispose]();
+      throw error;
+    }
+  }
+
+  private readonly tracee: Tracee;
+
+  get pid(): number {
+    return this.tracee.tid;
+  }
+
+  /** Bytes of extended processor state that a task has here. */
+  stateSize(): number {
+    return this.tracee.getExtendedState().length;
+  }
+
+  /** Makes the root of the tree, as a child of this very process. */
+  makeRoot(pid: number): Tracee {
+    queueClone(this.calls, pid, { flags: cloneFlag.CLONE_PARENT, exitSignal: 0 });
+    this.calls.flush();
+    return adoptBorn(this.born, pid);
+  }
+
+  [Symbol.dispose](): void {
+    if (this.ended) return;
+    this.ended = true;
+    this.memory[Symbol.dispose]();
+    sendSignal(this.pid, signal.SIGKILL);
+    while (typeof waitFor(this.pid, 0) === 'number' && sendSignal(this.pid, 0));
+  }
+
+  /** Moves the kernel's mappings out of the way, and unmaps all others: new tasks begin empty. */
+  private park(mappings: readonly ProcMapping[]): ParkedMapping[] {
+    const parked: ParkedMapping[] = [];
+    let at = this.scratch.end;
+    for (const mapping of mappings) {
+      const length = mapping.end - mapping.start;
+      if (vmaKind(mapping) !== Vma_Kind.SPECIAL) {
+        this.calls.call('munmap', [mapping.start, length]);
+        continue;
+      }
+      queueMove(this.calls, rangeOf(mapping), at, mapping.name);
+      parked.push({ name: mapping.name, start: at, end: advance(at, length) });
+      at = advance(at, length);
+    }
+    return parked;
+  }
+
+  private prepare({ limits }: InheritedState): void {
+    const { calls, reserved } = this;
+    const own = limits[RLIMIT_NOFILE];
+    if (own !== undefined) {
+      const all = rlimit64.encode({ rlim_cur: own.hard, rlim_max: own.hard });
+      calls.call('prlimit64', [0, RLIMIT_NOFILE, all, 0], { purpose: 'raising the limit of open files' });
+    }
+    for (const number of changeableSignals())
+      calls.call('rt_sigaction', [number, new Uint8Array(32), 0, SIGSET_SIZE]);
+    const pidfd = calls.call('pidfd_open', [this.pid, 0]);
+    calls.call('dup3', [pidfd, reserved.helper, open.O_CLOEXEC]);
+    calls.call('dup3', [1, reserved.image, open.O_CLOEXEC]);
+    calls.call('umask', [0]);
+    calls.flush();
+  }
+}
+
+/** Queues the birth of a task with a given id. Source: clone3(2). */
+export function queueClone(
+  calls: RemoteCalls,
+  tid: number,
+  { flags, exitSignal }: { readonly flags: number; readonly exitSignal: number },
+): void {
+  const wanted = Buffer.alloc(4);
+  wanted.writeInt32LE(tid);
+  const bytes = cloneArgs.encode({
+    flags: BigInt(flags),
+    exit_signal: BigInt(exitSignal),
+    set_tid_size: 1n,
+  });
+  const args = { bytes, pointers: [{ at: cloneArgs.offsets.set_tid, to: wanted }] };
+  calls.call('clone3', [args, cloneArgs.size], { purpose: `making task ${tid}` });
+}
+
+/** Queues the move of a whole mapping. Source: mremap(2). */
+export function queueMove(calls: RemoteCalls, from: AddressRange, to: RemoteAddress, name: string): void {
+  const length = from.end - from.start;
+  const flags = mremapFlag.MREMAP_MAYMOVE | mremapFlag.MREMAP_FIXED;
+  calls.call('mremap', [from.start, length, length, flags, to], { purpose: `moving ${name}` });
+}
+
+/** Takes over the tasks that were just born, and waits until each stands before its first instruction. */
+export function adoptBorn(born: number[], ...expected: number[]): Tracee {
+  let last: Tracee | undefined;
+  for (const tid of born.splice(0)) {
+    const tracee = Tracee.adopt(tid);
+    const stop = tracee.wait();
+    if (!isEventStop(stop) || !expected.includes(tid)) {
+      throw new TaskLostError(tid, `task ${tid} did not start`, { reason: describeStop(stop) });
+    }
+    last = tracee;
+  }
+  if (last === undefined) throw new TaskLostError(expected[0] ?? 0, 'a new task did not appear');
+  return last;
+}
+
+function chooseHole(used: readonly AddressRange[]): RemoteAddress {
+  const hole = findHole(used, SCRATCH_SIZE + PARKING_SIZE);
+  if (hole !== undefined) return hole;
+  throw new RestartRefusedError([
+    {
+      what: 'the processes together leave no free address range',
+      advice: 'restart fewer of them in one image',
+    },
+  ]);
+}
+
+function rangeOf({ start, end }: ProcMapping): AddressRange {
+  return { start: remoteAddress(start), end: remoteAddress(end) };
+}

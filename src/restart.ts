@@ -1,0 +1,156 @@
+import { closeSync } from 'node:fs';
+import { RestartRefusedError } from './errors.js';
+import { openImage } from './image/input.js';
+import { requirePrivileges } from './objects/privileges.js';
+import type { VerifyContext } from './objects/slice.js';
+import { type StepEvent, Steps, type StepTime } from './objects/steps.js';
+import { type LoadedImage, loadImage } from './resources/loadImage.js';
+import { type Attachments, OutsideEnds } from './resources/tree/attachments.js';
+import { restartFailed, TreeRestart } from './resources/tree/restart.js';
+import { takenTids, verifyImage } from './resources/tree/verify.js';
+import { waitInBackground } from './sys/process.js';
+import { decodeStatus } from './tracee/tracee.js';
+
+export interface RestartOptions {
+  /** A path, or a descriptor that is open for reading; a stream is read to its end first. */
+  readonly input: string | number;
+  /** New ends for what led outside, by key: `fd:N`, a path, or `null`. */
+  readonly attach?: Attachments;
+  /** Restart though open or mapped files have changed. */
+  readonly force?: boolean;
+  readonly signal?: AbortSignal;
+  readonly onStep?: (event: StepEvent) => void;
+}
+
+/** How a process ended. */
+export type ExitStatus =
+  | { readonly kind: 'exited'; readonly status: number }
+  | { readonly kind: 'killed'; readonly signal: number };
+
+export interface RestartReport {
+  /** The root of the tree, which is a child of this process now. */
+  readonly pid: number;
+  readonly processes: number;
+  readonly threads: number;
+  readonly pages: number;
+  /** Size of the image. */
+  readonly bytes: number;
+  readonly steps: readonly StepTime[];
+  /** What could not be brought back exactly, such as a hard limit. */
+  readonly warnings: readonly string[];
+  /** Resolves when the root has ended. Call it once; the root stays a zombie until then. */
+  wait(): Promise<ExitStatus>;
+}
+
+/** How long the pids of a tree that was just ended may take to become free, milliseconds. */
+const PIDS_FREE_TIMEOUT_MS = 2000;
+
+/**
+ * Restarts the tree of processes in an image: it goes on where it was, under the same pids. Nothing is
+ * started before the whole image proved readable and the machine fit for it; when it fails afterwards,
+ * nothing is left behind.
+ *
+ * Throws ImageError, RestartRefusedError (with everything that stands in the way), RestartFailedError,
+ * UsageError, PermissionError, or the signal's reason.
+ */
+export async function restart(options: RestartOptions): Promise<RestartReport> {
+  const steps = new Steps(options.onStep, options.signal);
+  requirePrivileges('a restart');
+  const fd = steps.run('open', () => openImage(options.input));
+  try {
+    const image = steps.run('read', () => loadImage(fd));
+    await waitForPids(image, steps);
+    const slots = slotsByFile(image);
+    using outside = new OutsideEnds(image, slots, options.attach ?? {});
+    steps.run('verify', () => {
+      const obstacles = verifyImage(image, verifyContext(options.force === true, slots, outside));
+      if (obstacles.length > 0) throw new RestartRefusedError(obstacles);
+    });
+    const warnings = await buildTree(image, fd, outside, steps);
+    return report(image, steps, warnings);
+  } finally {
+    closeSync(fd);
+  }
+}
+
+async function buildTree(
+  image: LoadedImage,
+  fd: number,
+  outside: OutsideEnds,
+  steps: Steps,
+): Promise<readonly string[]> {
+  using tree = new TreeRestart(image, fd, outside);
+  try {
+    steps.run('helper', () => tree.startHelper());
+    steps.run('processes', () => tree.makeProcesses());
+    steps.run('objects', () => tree.openObjects());
+    await steps.breathe();
+    steps.run('memory', () => tree.buildMemory());
+    await steps.breathe();
+    steps.run('state', () => tree.restoreState());
+    steps.run('complete', () => tree.complete());
+    steps.run('release', () => tree.release());
+  } catch (error) {
+    throw restartFailed(error);
+  }
+  return tree.warnings;
+}
+
+/** An image that was made with --kill may be read before its processes are all gone. */
+async function waitForPids(image: LoadedImage, steps: Steps): Promise<void> {
+  if (!image.header.killed) return;
+  const deadline = Date.now() + PIDS_FREE_TIMEOUT_MS;
+  await steps.runAsync('wait', async () => {
+    while (takenTids(image).length > 0 && Date.now() < deadline) {
+      await new Promise((resolve) => setTimeout(resolve, 5));
+      await steps.breathe();
+    }
+  });
+}
+
+function slotsByFile(image: LoadedImage): ReadonlyMap<number, readonly number[]> {
+  const slots = new Map<number, Set<number>>();
+  for (const { files } of image.processes) {
+    for (const { fd, file } of files.descriptors) {
+      const known = slots.get(file);
+      if (known === undefined) slots.set(file, new Set([fd]));
+      else known.add(fd);
+    }
+  }
+  return new Map([...slots].map(([file, fds]) => [file, [...fds].sort((a, b) => a - b)]));
+}
+
+function verifyContext(
+  force: boolean,
+  slots: ReadonlyMap<number, readonly number[]>,
+  outside: OutsideEnds,
+): VerifyContext {
+  return {
+    force,
+    isAttached: (key) => outside.isAttached(key),
+    slotsOf: (objref) => slots.get(objref) ?? [],
+  };
+}
+
+function report(image: LoadedImage, steps: Steps, warnings: readonly string[]): RestartReport {
+  const pid = image.header.rootPid;
+  let pages = 0;
+  for (const records of image.pages.values()) {
+    for (const { runs } of records) for (const run of runs) pages += run.pages;
+  }
+  return {
+    pid,
+    processes: image.processes.length,
+    threads: image.processes.reduce((sum, { threads }) => sum + threads.length, 0),
+    pages,
+    bytes: image.size,
+    steps: steps.times,
+    warnings,
+    async wait() {
+      const status = await waitInBackground(pid);
+      if (status === 'gone') return { kind: 'exited', status: 0 };
+      const end = decodeStatus(status);
+      return end.kind === 'killed' ? end : { kind: 'exited', status: end.kind === 'exited' ? end.status : 0 };
+    },
+  };
+}

@@ -1,0 +1,115 @@
+import koffi from 'koffi';
+import { nr } from './arch/index.js';
+import { addressOf, check, syscallInBackground, systemCallError, trySyscall } from './syscall.js';
+import { wait } from './uapi.js';
+
+const libc = koffi.load('libc.so.6');
+const posixSpawn = libc.func(
+  'int posix_spawn(_Out_ int* pid, const char* path, void* actions, void* attributes, void* argv, void* envp)',
+);
+const fileActionsInit = libc.func('int posix_spawn_file_actions_init(void* actions)');
+const fileActionsDestroy = libc.func('int posix_spawn_file_actions_destroy(void* actions)');
+const fileActionsAddDup2 = libc.func('int posix_spawn_file_actions_adddup2(void* actions, int fd, int to)');
+const fileActionsAddClose = libc.func('int posix_spawn_file_actions_addclose(void* actions, int fd)');
+
+/** More than glibc's `posix_spawn_file_actions_t` needs (80 bytes). */
+const FILE_ACTIONS_SIZE = 512;
+
+/**
+ * Starts the program in an open file, without arguments or environment and without libuv's knowledge, so
+ * that nobody but the caller waits for it. Its descriptors are copies of the given ones, from 0 on; ours are close-on-exec.
+ * Source: posix_spawn(3). Throws SystemCallError.
+ */
+export function spawnBare(executable: number, descriptors: readonly number[]): number {
+  const path = `/proc/self/fd/${executable}`;
+  const actions = Buffer.alloc(FILE_ACTIONS_SIZE);
+  const argument = Buffer.from(`${path}\0`);
+  const argv = Buffer.alloc(16);
+  argv.writeBigUInt64LE(addressOf(argument), 0);
+  const envp = Buffer.alloc(8);
+  const pid = [0];
+  // First out of the way of each other, so that no copy overwrites what is still to be copied.
+  const parking = Math.max(...descriptors, descriptors.length, executable) + 1;
+  fileActionsInit(actions);
+  try {
+    descriptors.forEach((fd, index) => {
+      fileActionsAddDup2(actions, fd, parking + index);
+    });
+    descriptors.forEach((_, index) => {
+      fileActionsAddDup2(actions, parking + index, index);
+      fileActionsAddClose(actions, parking + index);
+    });
+    const error = posixSpawn(pid, path, actions, null, argv, envp);
+    if (error !== 0) throw systemCallError(error, 'posix_spawn', path);
+  } finally {
+    fileActionsDestroy(actions);
+  }
+  return pid[0] ?? 0;
+}
+
+const statusWord = Buffer.alloc(4);
+
+/**
+ * Waits for one child or tracee. Never for -1: the children that libuv knows are libuv's.
+ * Returns the status word, 'none' when `WNOHANG` is set and nothing happened, 'gone' when there is no such child.
+ * Source: wait4(2).
+ */
+export function waitFor(pid: number, flags: number): number | 'none' | 'gone' {
+  for (;;) {
+    const result = trySyscall(nr.wait4, pid, statusWord, flags | wait.__WALL, 0);
+    if (result === 0) return 'none';
+    if (result > 0) return statusWord.readInt32LE(0);
+    if (result === -ECHILD) return 'gone';
+    if (result !== -EINTR) check(result, 'wait4', `pid ${pid}`);
+  }
+}
+const ECHILD = 10;
+const EINTR = 4;
+
+/** As {@link waitFor} without flags, on a thread of libuv's pool: resolves with the status word. */
+export async function waitInBackground(pid: number): Promise<number | 'gone'> {
+  const status = Buffer.alloc(4);
+  for (;;) {
+    const result = await syscallInBackground(nr.wait4, pid, status, wait.__WALL, 0);
+    if (result > 0) return status.readInt32LE(0);
+    if (result === -ECHILD) return 'gone';
+    if (result !== -EINTR) check(result, 'wait4', `pid ${pid}`);
+  }
+}
+
+/** Sends a signal; false when there is no such process. Source: kill(2). */
+export function sendSignal(pid: number, signal: number): boolean {
+  const result = trySyscall(nr.kill, pid, signal);
+  if (result === -ESRCH) return false;
+  check(result, 'kill', `pid ${pid}, signal ${signal}`);
+  return true;
+}
+const ESRCH = 3;
+
+/**
+ * Orders two tasks' objects of one type by the kernel's address, without telling it: 0 when they are the
+ * same object, 1 or 2 for less or greater. Source: kcmp(2).
+ */
+export function kcmp(pid: number, otherPid: number, type: number, fd = 0, otherFd = 0): number {
+  return check(
+    trySyscall(nr.kcmp, pid, otherPid, type, fd, otherFd),
+    'kcmp',
+    `pids ${pid} and ${otherPid}, type ${type}`,
+  );
+}
+
+/** A descriptor for a process. Throws SystemCallError. Source: pidfd_open(2). */
+export function openPidfd(pid: number): number {
+  return check(trySyscall(nr.pidfd_open, pid, 0), 'pidfd_open', `pid ${pid}`);
+}
+
+/** A copy of another process's descriptor, close-on-exec. Source: pidfd_getfd(2). */
+export function getDescriptor(pidfd: number, fd: number): number {
+  return check(trySyscall(nr.pidfd_getfd, pidfd, fd, 0), 'pidfd_getfd', `descriptor ${fd}`);
+}
+
+/** Pauses this thread. Only where the tracer may not return to the event loop. */
+export function sleepSync(milliseconds: number): void {
+  Atomics.wait(sleepCell, 0, 0, milliseconds);
+}
+const sleepCell = new Int32Array(new SharedArrayBuffer(4));
