@@ -4,7 +4,7 @@ import { readProcIfAlive } from '../procfs/read.js';
 import { parseStat } from '../procfs/stat.js';
 import { parseStatus } from '../procfs/status.js';
 import { listTree } from '../procfs/tree.js';
-import { sendSignal, sleepSync, waitFor } from '../sys/process.js';
+import { awaitEnd, reapTracee, sendSignal, sleepSync } from '../sys/process.js';
 import { PF_IO_WORKER, signal } from '../sys/uapi.js';
 import { isEventStop, Tracee } from '../tracee/tracee.js';
 
@@ -71,10 +71,13 @@ export class FrozenTree implements Disposable {
   kill(): void {
     this.released = true;
     for (const { pid, zombie } of this.list) if (!zombie) sendSignal(pid, signal.SIGKILL);
-    for (const { threads } of this.list) {
+    for (const { pid, threads } of this.list) {
       // A leader is reported after its other threads.
-      for (const { tid } of [...threads].reverse())
-        while (typeof waitFor(tid, 0) === 'number' && exists(tid));
+      for (const { tid } of threads.slice(1)) reapTracee(tid);
+      if (threads.length === 0) continue;
+      const stat = readProcIfAlive(`/proc/${pid}/stat`);
+      if (stat !== undefined && parseStat(stat).parent === process.pid) awaitEnd(pid);
+      else reapTracee(pid);
     }
   }
 
@@ -150,10 +153,6 @@ export class FrozenTree implements Disposable {
     }
     return false;
   }
-}
-
-function exists(tid: number): boolean {
-  return sendSignal(tid, 0);
 }
 
 function deniedError(tid: number, pid: number): TargetError {

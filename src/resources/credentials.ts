@@ -82,7 +82,9 @@ function changeIdentity(message: Credentials, calls: RemoteCalls): void {
   // With this bit the ids change without any effect on the capabilities.
   calls.call('prctl', [prctl.PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP, 0, 0, 0], { purpose });
   const list = Buffer.alloc(groups.length * 4);
-  groups.forEach((group, index) => list.writeUInt32LE(group, index * 4));
+  groups.forEach((group, index) => {
+    list.writeUInt32LE(group, index * 4);
+  });
   calls.call('setgroups', [groups.length, list], { purpose });
   calls.call('setresgid', [gid.real, gid.effective, gid.saved], { purpose });
   calls.call('setfsgid', [gid.fileSystem]);

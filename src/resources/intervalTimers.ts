@@ -43,18 +43,20 @@ export const intervalTimers = taskKind({
             remainingMicroseconds: timer.value_sec * MICROSECONDS + timer.value_usec,
           };
         })
-        .filter((timer) => timer.remainingMicroseconds !== 0n);
+        .filter((timer) => timer.remainingMicroseconds !== 0n || timer.intervalMicroseconds !== 0n);
       return timers.length === 0 ? undefined : { timers };
     };
   },
 
   restart({ timers }, calls) {
     for (const { which, intervalMicroseconds, remainingMicroseconds } of timers) {
+      // A periodic timer has nothing left while its signal is pending: the kernel arms it again on delivery.
+      const remaining = remainingMicroseconds === 0n ? intervalMicroseconds : remainingMicroseconds;
       const value = itimerval.encode({
         interval_sec: intervalMicroseconds / MICROSECONDS,
         interval_usec: intervalMicroseconds % MICROSECONDS,
-        value_sec: remainingMicroseconds / MICROSECONDS,
-        value_usec: remainingMicroseconds % MICROSECONDS,
+        value_sec: remaining / MICROSECONDS,
+        value_usec: remaining % MICROSECONDS,
       });
       calls.call('setitimer', [which, value, 0], { purpose: `arming interval timer ${which}` });
     }

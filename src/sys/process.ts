@@ -77,6 +77,29 @@ export async function waitInBackground(pid: number): Promise<number | 'gone'> {
   }
 }
 
+/**
+ * Waits until a child or tracee has ended, and leaves its status to whoever else waits for it: for a child
+ * of ours that libuv knows, and that we trace as well. Source: waitid(2) WNOWAIT.
+ */
+export function awaitEnd(pid: number): void {
+  const P_PID = 1;
+  const info = Buffer.alloc(128);
+  for (;;) {
+    const result = trySyscall(nr.waitid, P_PID, pid, info, wait.WEXITED | wait.WNOWAIT | wait.__WALL, 0);
+    if (result === 0 || result === -ECHILD) return;
+    if (result !== -EINTR) check(result, 'waitid', `pid ${pid}`);
+  }
+}
+
+/** Waits until a tracee has ended, and takes its status. */
+export function reapTracee(tid: number): void {
+  for (;;) {
+    const status = waitFor(tid, 0);
+    // Stops on the way to its end have 0x7f in the low bits.
+    if (typeof status !== 'number' || (status & 0x7f) !== 0x7f) return;
+  }
+}
+
 /** Sends a signal; false when there is no such process. Source: kill(2). */
 export function sendSignal(pid: number, signal: number): boolean {
   const result = trySyscall(nr.kill, pid, signal);

@@ -39,7 +39,7 @@ export const PTRACE_PEEKSIGINFO_SHARED = 1;
 export const regset = { NT_PRSTATUS: 1, NT_X86_XSTATE: 0x202 } as const;
 
 /** sys/wait.h */
-export const wait = { WNOHANG: 1, WEXITED: 4, __WALL: 0x40000000 } as const;
+export const wait = { WNOHANG: 1, WEXITED: 4, WNOWAIT: 0x1000000, __WALL: 0x40000000 } as const;
 
 /** fcntl.h */
 export const open = {

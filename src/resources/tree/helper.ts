@@ -3,7 +3,7 @@ import { Vma_Kind } from '../../image/generated/mm_pb.js';
 import { readMappings } from '../../objects/frozenProcess.js';
 import type { InheritedState } from '../../objects/slice.js';
 import type { ProcMapping } from '../../procfs/smaps.js';
-import { sendSignal, waitFor } from '../../sys/process.js';
+import { reapTracee, sendSignal } from '../../sys/process.js';
 import { cloneArgs, rlimit64 } from '../../sys/structs.js';
 import { cloneFlag, mremapFlag, open, SIG_BLOCK_ALL, signal } from '../../sys/uapi.js';
 import {
@@ -101,7 +101,7 @@ export class Helper implements Disposable {
     this.ended = true;
     this.memory[Symbol.dispose]();
     sendSignal(this.pid, signal.SIGKILL);
-    while (typeof waitFor(this.pid, 0) === 'number' && sendSignal(this.pid, 0));
+    reapTracee(this.pid);
   }
 
   /** Moves the kernel's mappings out of the way, and unmaps all others: new tasks begin empty. */

@@ -5,7 +5,7 @@ import type { FileSource, InheritedState } from '../../objects/slice.js';
 import { readProc } from '../../procfs/read.js';
 import { parseStat } from '../../procfs/stat.js';
 import { createPipe } from '../../sys/descriptors.js';
-import { sendSignal, waitFor } from '../../sys/process.js';
+import { reapTracee, sendSignal } from '../../sys/process.js';
 import { signal } from '../../sys/uapi.js';
 import type { Tracee } from '../../tracee/tracee.js';
 import type { LoadedImage, LoadedProcess } from '../loadImage.js';
@@ -179,8 +179,7 @@ export class TreeRestart implements Disposable {
     this.helper?.[Symbol.dispose]();
     if (this.released) return;
     for (const pid of this.created) sendSignal(pid, signal.SIGKILL);
-    for (const pid of this.created.splice(0))
-      while (typeof waitFor(pid, 0) === 'number' && sendSignal(pid, 0));
+    for (const pid of this.created.splice(0)) reapTracee(pid);
   }
 
   private register(tracee: Tracee): Tracee {

@@ -1,0 +1,22 @@
+// Builds, and runs all tests, or those whose path contains an argument.
+import { spawnSync } from 'node:child_process';
+import { readdirSync } from 'node:fs';
+import { build, buildWorkloads } from './build.js';
+
+const CONCURRENCY = 2;
+
+build();
+buildWorkloads();
+const wanted = process.argv.slice(2);
+const files = readdirSync('dist/test', { recursive: true })
+  .map(String)
+  .filter((name) => name.endsWith('.test.js'))
+  .filter((name) => wanted.length === 0 || wanted.some((part) => name.includes(part)))
+  .map((name) => `dist/test/${name}`)
+  .sort();
+const { status } = spawnSync(
+  process.execPath,
+  ['--test', `--test-concurrency=${CONCURRENCY}`, '--test-reporter=spec', ...files],
+  { stdio: 'inherit' },
+);
+process.exitCode = status ?? 1;

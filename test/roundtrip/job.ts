@@ -1,0 +1,213 @@
+import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
+import {
+  cpSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  openSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
+import { tmpdir } from 'node:os';
+import { basename, dirname, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { readNumbersIfAlive, readProcIfAlive } from '../../src/procfs/read.js';
+import { parseStat } from '../../src/procfs/stat.js';
+import { parseStatus } from '../../src/procfs/status.js';
+import { listTree } from '../../src/procfs/tree.js';
+
+const ROOT = join(dirname(fileURLToPath(import.meta.url)), '..', '..', '..');
+const SOURCES = join(ROOT, 'test', 'roundtrip', 'workloads');
+/** Where `scripts/test.js` puts the compiled workloads. */
+const BINARIES = join(ROOT, 'dist', 'workloads');
+const READY_TIMEOUT_MS = 20_000;
+
+/** The command line, as users run it. */
+export const STASIS = join(ROOT, 'dist', 'stasis.js');
+
+/** The path of a compiled workload; it is compiled when it is missing or older than its source. */
+export function workload(name: string): string {
+  const binary = join(BINARIES, name);
+  if (!existsSync(binary)) {
+    mkdirSync(BINARIES, { recursive: true });
+    const source = join(SOURCES, `${name}.c`);
+    execFileSync('cc', ['-O1', '-Wall', '-Wextra', '-Werror', '-pthread', '-o', binary, source]);
+  }
+  return binary;
+}
+
+/** A program that runs in a directory of its own, in a session of its own, until it is ended here. */
+export class Job implements AsyncDisposable {
+  readonly directory = mkdtempSync(join(tmpdir(), 'stasis-test-'));
+  private readonly snapshot = `${this.directory}.snapshot`;
+  private child: ChildProcess | undefined;
+  private ended: Promise<number | string> = Promise.resolve(0);
+  private readonly roots: number[] = [];
+
+  /** Starts a program; its standard input is empty, its output goes to the files `out` and `err`. */
+  start(command: string, args: readonly string[] = [], environment: Record<string, string> = {}): this {
+    const out = openSync(this.path('out'), 'a');
+    const err = openSync(this.path('err'), 'a');
+    const child = spawn(workload('launch'), [command, ...args], {
+      cwd: this.directory,
+      stdio: ['ignore', out, err],
+      env: { ...process.env, ...environment },
+    });
+    this.child = child;
+    this.ended = new Promise((resolve) => {
+      child.on('exit', (code, signal) => resolve(code ?? signal ?? 'unknown'));
+    });
+    this.roots.push(this.pid);
+    return this;
+  }
+
+  /** Starts a workload and waits until it is set up. */
+  async startWorkload(name: string, args: readonly string[] = []): Promise<this> {
+    this.start(workload(name), args);
+    await this.until(() => existsSync(this.path('ready')), 'ready');
+    return this;
+  }
+
+  get pid(): number {
+    const pid = this.child?.pid;
+    if (pid === undefined) throw new Error('the job was not started');
+    return pid;
+  }
+
+  /** Resolves when the program that was started has ended: its status, or the signal that killed it. */
+  get end(): Promise<number | string> {
+    return this.ended;
+  }
+
+  path(name: string): string {
+    return join(this.directory, name);
+  }
+
+  /** Where an image of the job is put: outside of its directory, inside what is cleaned up. */
+  get image(): string {
+    return `${this.directory}.stasis`;
+  }
+
+  read(name: string): string {
+    return readFileSync(this.path(name), 'utf8');
+  }
+
+  /** Keeps the directory as it is now, with all times. */
+  takeSnapshot(): void {
+    rmSync(this.snapshot, { recursive: true, force: true });
+    execFileSync('cp', ['-a', this.directory, this.snapshot]);
+  }
+
+  /** Puts the directory back as it was, under the same path. */
+  restoreSnapshot(): void {
+    for (const name of execFileSync('ls', ['-A', this.directory], { encoding: 'utf8' }).split('\n')) {
+      if (name !== '') rmSync(this.path(name), { recursive: true });
+    }
+    cpSync(this.snapshot, this.directory, { recursive: true, preserveTimestamps: true });
+    execFileSync('cp', ['-a', `${this.snapshot}/.`, this.directory]);
+  }
+
+  /** Tells a workload to verify for the last time and end. */
+  stop(): void {
+    writeFileSync(this.path('stop'), '');
+  }
+
+  /** Waits until a workload has told its result. */
+  async result(): Promise<string> {
+    await this.until(() => existsSync(this.path('result')) && this.read('result') !== '', 'result');
+    return this.read('result');
+  }
+
+  async until(condition: () => boolean, what: string): Promise<void> {
+    const deadline = Date.now() + READY_TIMEOUT_MS;
+    while (!condition()) {
+      if (existsSync(this.path('result')) && this.read('result').startsWith('FAIL'))
+        throw new Error(this.read('result'));
+      if (Date.now() > deadline)
+        throw new Error(`${basename(this.directory)}: no ${what} in time: ${treeText(this.pid)}`);
+      await sleep(2);
+    }
+  }
+
+  /** A root of a tree that is to be ended with the job. */
+  adopt(pid: number): void {
+    this.roots.push(pid);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    for (const root of this.roots) {
+      for (const { pid } of listTree(root).reverse()) {
+        // Only what still is the job's: a pid may belong to somebody else by now.
+        if (readLink(`/proc/${pid}/cwd`)?.startsWith(this.directory)) killIfAlive(pid);
+      }
+    }
+    for (const path of [this.directory, this.snapshot, this.image]) {
+      rmSync(path, { recursive: true, force: true });
+    }
+  }
+}
+
+/** What shows that a checkpoint has not let a task go as it was. */
+export function leftovers(root: number): string[] {
+  const problems: string[] = [];
+  for (const { pid, threads } of listTree(root)) {
+    for (const tid of threads) {
+      const status = readProcIfAlive(`/proc/${pid}/task/${tid}/status`);
+      const stat = readProcIfAlive(`/proc/${pid}/task/${tid}/stat`);
+      if (status === undefined || stat === undefined) continue;
+      const { tracer, blockedSignals } = parseStatus(status);
+      const { state } = parseStat(stat);
+      if (tracer !== 0) problems.push(`${tid} is traced by ${tracer}`);
+      if (state === 't' || state === 'T') problems.push(`${tid} is stopped`);
+      if (blockedSignals > 0x7fff_ffff_ffff_f000n)
+        problems.push(`${tid} blocks ${blockedSignals.toString(16)}`);
+    }
+  }
+  return problems;
+}
+
+/** All threads of a tree. */
+export function threadsOf(root: number): number[] {
+  return listTree(root).flatMap(({ pid }) => readNumbersIfAlive(`/proc/${pid}/task`) ?? []);
+}
+
+export function sleep(milliseconds: number): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, milliseconds));
+}
+
+/** Whether a program is on this machine. */
+export function findProgram(name: string): string | undefined {
+  return (process.env.PATH ?? '')
+    .split(':')
+    .map((directory) => join(directory, name))
+    .find((path) => existsSync(path));
+}
+
+/** The reason for which a test that runs as root on the real kernel is skipped; false when it is not. */
+export const skipUnlessRoot: string | false = process.getuid?.() === 0 ? false : 'needs root';
+
+function treeText(root: number): string {
+  return listTree(root)
+    .map(
+      ({ pid, threads }) =>
+        `${pid} (${threads.length} threads) ${readProcIfAlive(`/proc/${pid}/wchan`) ?? ''}`,
+    )
+    .join('; ');
+}
+
+function readLink(path: string): string | undefined {
+  try {
+    return execFileSync('readlink', [path], { encoding: 'utf8' }).trim();
+  } catch {
+    return undefined;
+  }
+}
+
+function killIfAlive(pid: number): void {
+  try {
+    process.kill(pid, 'SIGKILL');
+  } catch (error) {
+    if (!(error instanceof Error && 'code' in error && error.code === 'ESRCH')) throw error;
+  }
+}

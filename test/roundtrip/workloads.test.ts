@@ -1,0 +1,91 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { checkpoint } from '../../src/checkpoint.js';
+import { FrozenTree } from '../../src/freezer/freeze.js';
+import { restart } from '../../src/restart.js';
+import { Job, leftovers, skipUnlessRoot, sleep } from './job.js';
+
+/** Every workload verifies itself; each runs in all modes. */
+const WORKLOADS = [
+  'memory',
+  'threads',
+  'tree',
+  'files',
+  'pipes',
+  'signals',
+  'identity',
+  'locks',
+  'eventfds',
+  'waiting',
+];
+
+type Mode = (job: Job) => Promise<void>;
+
+/** How a workload is disturbed between being set up and being told to end. */
+const MODES: Readonly<Record<string, Mode>> = {
+  async plain(job) {
+    await finish(job);
+  },
+
+  async 'freeze and thaw'(job) {
+    for (let i = 0; i < 5; i++) {
+      using frozen = new FrozenTree(job.pid, { timeoutMs: 5000 });
+      assert.ok(frozen.processes.length > 0);
+      await sleep(3);
+    }
+    assert.deepEqual(leftovers(job.pid), []);
+    await finish(job);
+  },
+
+  async 'checkpoint and continue'(job) {
+    for (let i = 0; i < 3; i++) {
+      await checkpoint(job.pid, { output: job.image, force: true });
+      assert.deepEqual(leftovers(job.pid), []);
+      await sleep(10);
+    }
+    await finish(job);
+  },
+
+  async 'kill and restart'(job) {
+    await checkpoint(job.pid, { output: job.image, kill: true });
+    assert.equal(await job.end, 'SIGKILL');
+    await restartAndFinish(job);
+  },
+
+  async 'restart twice'(job) {
+    await checkpoint(job.pid, { output: job.image, kill: true });
+    await job.end;
+    job.takeSnapshot();
+    await restartAndFinish(job);
+    job.restoreSnapshot();
+    await restartAndFinish(job);
+  },
+};
+
+for (const name of WORKLOADS) {
+  for (const [mode, disturb] of Object.entries(MODES)) {
+    test(`${name}: ${mode}`, { skip: skipUnlessRoot }, async () => {
+      await using job = new Job();
+      await job.startWorkload(name);
+      await disturb(job);
+    });
+  }
+}
+
+async function finish(job: Job): Promise<void> {
+  await sleep(20);
+  job.stop();
+  assert.equal(await job.result(), 'PASS');
+  assert.equal(await job.end, 0);
+}
+
+async function restartAndFinish(job: Job): Promise<void> {
+  const root = await restart({ input: job.image });
+  job.adopt(root.pid);
+  const end = root.wait();
+  await sleep(30);
+  assert.deepEqual(leftovers(root.pid), []);
+  job.stop();
+  assert.equal(await job.result(), 'PASS');
+  assert.deepEqual(await end, { kind: 'exited', status: 0 });
+}
