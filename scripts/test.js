@@ -4,6 +4,8 @@ import { readdirSync } from 'node:fs';
 import { build, buildWorkloads } from './build.js';
 
 const CONCURRENCY = 2;
+/** Far more than any test needs: one that hangs is to be seen. */
+const TIMEOUT_MS = 300_000;
 
 build();
 buildWorkloads();
@@ -16,7 +18,13 @@ const files = readdirSync('dist/test', { recursive: true })
   .sort();
 const { status } = spawnSync(
   process.execPath,
-  ['--test', `--test-concurrency=${CONCURRENCY}`, '--test-reporter=spec', ...files],
+  [
+    '--test',
+    `--test-timeout=${TIMEOUT_MS}`,
+    `--test-concurrency=${CONCURRENCY}`,
+    '--test-reporter=spec',
+    ...files,
+  ],
   { stdio: 'inherit' },
 );
 process.exitCode = status ?? 1;

@@ -80,8 +80,10 @@ async function saveTree(
   writeHeader(pid, options, writer);
   const heldAt = performance.now();
   const timeoutMs = options.timeoutMs ?? DEFAULT_TIMEOUT_MS;
-  using frozen = steps.run('freeze', () => new FrozenTree(pid, { timeoutMs }));
-  using tree = steps.run('collect', () => new TreeCheckpoint(frozen));
+  using frozen = new FrozenTree(pid, { timeoutMs });
+  steps.run('freeze', () => frozen.freeze());
+  using tree = new TreeCheckpoint(frozen);
+  steps.run('collect', () => tree.collect());
   const obstacles: Obstacle[] = steps.run('examine', () => tree.refuse());
   if (obstacles.length > 0) throw new UnsupportedError(obstacles);
   steps.run('ask', () => tree.ask());

@@ -30,9 +30,8 @@ export interface FreezeOptions {
  * series: nobody but SIGKILL can wake such a task.
  *
  * New tasks may be born while the pass is under way, so passes are repeated until one finds none. The
- * scope's end releases everything; should this process die, the kernel does.
- *
- * Throws TargetError, FreezeError.
+ * scope's end releases everything, also what {@link freeze} held before it failed; should this process die,
+ * the kernel does.
  */
 export class FrozenTree implements Disposable {
   private readonly held = new Map<number, Tracee>();
@@ -44,15 +43,12 @@ export class FrozenTree implements Disposable {
   constructor(
     readonly root: number,
     private readonly options: FreezeOptions,
-  ) {
-    try {
-      while (this.pass()) {
-        // Until a pass finds no new task.
-      }
-    } catch (error) {
-      this[Symbol.dispose]();
-      throw error;
-    }
+  ) {}
+
+  /** Holds the tree: passes over it until one finds no new task. Throws TargetError, FreezeError. */
+  freeze(): this {
+    for (let fresh = true; fresh; ) fresh = this.pass();
+    return this;
   }
 
   /** Parents before children. */

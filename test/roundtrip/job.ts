@@ -12,7 +12,7 @@ import {
 import { tmpdir } from 'node:os';
 import { basename, dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { readNumbersIfAlive, readProcIfAlive } from '../../src/procfs/read.js';
+import { readLinkIfAlive, readNumbersIfAlive, readProcIfAlive } from '../../src/procfs/read.js';
 import { parseStat } from '../../src/procfs/stat.js';
 import { parseStatus } from '../../src/procfs/status.js';
 import { listTree } from '../../src/procfs/tree.js';
@@ -43,7 +43,6 @@ export class Job implements AsyncDisposable {
   private readonly snapshot = `${this.directory}.snapshot`;
   private child: ChildProcess | undefined;
   private ended: Promise<number | string> = Promise.resolve(0);
-  private readonly roots: number[] = [];
 
   /** Starts a program; its standard input is empty, its output goes to the files `out` and `err`. */
   start(command: string, args: readonly string[] = [], environment: Record<string, string> = {}): this {
@@ -58,7 +57,6 @@ export class Job implements AsyncDisposable {
     this.ended = new Promise((resolve) => {
       child.on('exit', (code, signal) => resolve(code ?? signal ?? 'unknown'));
     });
-    this.roots.push(this.pid);
     return this;
   }
 
@@ -91,6 +89,10 @@ export class Job implements AsyncDisposable {
 
   read(name: string): string {
     return readFileSync(this.path(name), 'utf8');
+  }
+
+  readBytes(name: string): Buffer {
+    return readFileSync(this.path(name));
   }
 
   /** Keeps the directory as it is now, with all times. */
@@ -130,17 +132,10 @@ export class Job implements AsyncDisposable {
     }
   }
 
-  /** A root of a tree that is to be ended with the job. */
-  adopt(pid: number): void {
-    this.roots.push(pid);
-  }
-
+  /** Ends what the job started and is still there, by pid: whatever works in the job's own directory. */
   async [Symbol.asyncDispose](): Promise<void> {
-    for (const root of this.roots) {
-      for (const { pid } of listTree(root).reverse()) {
-        // Only what still is the job's: a pid may belong to somebody else by now.
-        if (readLink(`/proc/${pid}/cwd`)?.startsWith(this.directory)) killIfAlive(pid);
-      }
+    for (const pid of readNumbersIfAlive('/proc') ?? []) {
+      if (workingDirectory(pid)?.startsWith(this.directory)) killIfAlive(pid);
     }
     for (const path of [this.directory, this.snapshot, this.image]) {
       rmSync(path, { recursive: true, force: true });
@@ -163,6 +158,19 @@ export function leftovers(root: number): string[] {
       if (blockedSignals > 0x7fff_ffff_ffff_f000n)
         problems.push(`${tid} blocks ${blockedSignals.toString(16)}`);
     }
+  }
+  return problems;
+}
+
+/**
+ * As {@link leftovers}, after whatever was under way had time to come to its end: a task whose tracer died
+ * finishes the program that it is in, and the C library blocks signals for moments of its own.
+ */
+export async function lastingLeftovers(root: number): Promise<string[]> {
+  let problems = leftovers(root);
+  for (let attempt = 0; attempt < 300 && problems.length > 0; attempt++) {
+    await sleep(10);
+    problems = leftovers(root);
   }
   return problems;
 }
@@ -196,11 +204,13 @@ function treeText(root: number): string {
     .join('; ');
 }
 
-function readLink(path: string): string | undefined {
+/** Undefined for a process that has ended, or that nobody may look at. */
+function workingDirectory(pid: number): string | undefined {
   try {
-    return execFileSync('readlink', [path], { encoding: 'utf8' }).trim();
-  } catch {
-    return undefined;
+    return readLinkIfAlive(`/proc/${pid}/cwd`);
+  } catch (error) {
+    if (error instanceof Error && 'code' in error && error.code === 'EACCES') return undefined;
+    throw error;
   }
 }
 

@@ -3,7 +3,7 @@ import { test } from 'node:test';
 import { checkpoint } from '../../src/checkpoint.js';
 import { FrozenTree } from '../../src/freezer/freeze.js';
 import { restart } from '../../src/restart.js';
-import { Job, leftovers, skipUnlessRoot, sleep } from './job.js';
+import { Job, lastingLeftovers, skipUnlessRoot, sleep } from './job.js';
 
 /** Every workload verifies itself; each runs in all modes. */
 const WORKLOADS = [
@@ -29,18 +29,18 @@ const MODES: Readonly<Record<string, Mode>> = {
 
   async 'freeze and thaw'(job) {
     for (let i = 0; i < 5; i++) {
-      using frozen = new FrozenTree(job.pid, { timeoutMs: 5000 });
+      using frozen = new FrozenTree(job.pid, { timeoutMs: 5000 }).freeze();
       assert.ok(frozen.processes.length > 0);
       await sleep(3);
     }
-    assert.deepEqual(leftovers(job.pid), []);
+    assert.deepEqual(await lastingLeftovers(job.pid), []);
     await finish(job);
   },
 
   async 'checkpoint and continue'(job) {
     for (let i = 0; i < 3; i++) {
       await checkpoint(job.pid, { output: job.image, force: true });
-      assert.deepEqual(leftovers(job.pid), []);
+      assert.deepEqual(await lastingLeftovers(job.pid), []);
       await sleep(10);
     }
     await finish(job);
@@ -81,10 +81,9 @@ async function finish(job: Job): Promise<void> {
 
 async function restartAndFinish(job: Job): Promise<void> {
   const root = await restart({ input: job.image });
-  job.adopt(root.pid);
   const end = root.wait();
   await sleep(30);
-  assert.deepEqual(leftovers(root.pid), []);
+  assert.deepEqual(await lastingLeftovers(root.pid), []);
   job.stop();
   assert.equal(await job.result(), 'PASS');
   assert.deepEqual(await end, { kind: 'exited', status: 0 });

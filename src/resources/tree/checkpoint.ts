@@ -31,7 +31,6 @@ type Save = (writer: ImageWriter) => void;
 
 /** The state of a held tree: collected, examined, asked for, and saved. */
 export class TreeCheckpoint implements Disposable {
-  readonly processes: readonly FrozenProcess[];
   private readonly table = new ObjectTable();
   private readonly files: OpenFiles;
   private readonly memory = new MemoryCheckpoint(this.table);
@@ -40,29 +39,29 @@ export class TreeCheckpoint implements Disposable {
   private readonly sharing: Obstacle[] = [];
   private readonly memories: RemoteMemory[] = [];
   private readonly saves: Save[] = [];
+  /** Parents before children. */
   private readonly byPid = new Map<number, FrozenProcess>();
-  private readonly insiders: ReadonlySet<number>;
 
-  /** Reads what every process has, and finds out which of it is shared. */
   constructor(private readonly frozen: FrozenTree) {
     this.files = new OpenFiles(this.table, fileKinds);
-    try {
-      this.processes = frozen.processes
-        .filter(({ zombie, threads, pid }) => !zombie && threads[0]?.tid === pid)
-        .map((held) => this.read(held.pid, held.threads));
-      for (const process of this.processes) this.byPid.set(process.pid, process);
-      this.insiders = new Set(this.byPid.keys());
-      this.findShared();
-    } catch (error) {
-      this[Symbol.dispose]();
-      throw error;
+  }
+
+  get processes(): readonly FrozenProcess[] {
+    return [...this.byPid.values()];
+  }
+
+  /** Reads what every process has, and finds out which of it is shared. */
+  collect(): void {
+    for (const { pid, zombie, threads } of this.frozen.processes) {
+      if (!zombie && threads[0]?.tid === pid) this.byPid.set(pid, this.read(pid, threads));
     }
+    this.findShared();
   }
 
   /** Everything in the tree that can't be brought back. Changes nothing. */
   refuse(): Obstacle[] {
     const sessions = new Set(
-      this.processes.map(({ stat }) => stat.session).filter((sid) => this.insiders.has(sid)),
+      this.processes.map(({ stat }) => stat.session).filter((sid) => this.byPid.has(sid)),
     );
     const unheld = this.frozen.processes.flatMap(({ pid, zombie, stopped, unheld }) =>
       refuseUnheld(pid, parentOf(pid), zombie, stopped, unheld),
@@ -87,10 +86,11 @@ export class TreeCheckpoint implements Disposable {
 
   /** Writes everything but the pages. */
   save(writer: ImageWriter): void {
+    const insiders = new Set(this.byPid.keys());
     for (const process of this.processes) {
       const table = this.tables.get(process);
       const references = { mm: this.spaces.get(process) ?? 0, files: table?.objref ?? 0 };
-      saveProcess(process, references, this.insiders, process === this.processes[0], writer);
+      saveProcess(process, references, insiders, process === this.processes[0], writer);
       if (table?.fresh) saveFilesStruct(process, this.files, table.objref, writer);
     }
     for (const save of this.saves) save(writer);
@@ -214,7 +214,7 @@ export class TreeCheckpoint implements Disposable {
 
   /** The root's own session and group, when they are led from outside, are what a restart has for them. */
   private outsideAsZero(id: number, rootsOwn: number | undefined): number {
-    return id === rootsOwn && !this.insiders.has(id) ? 0 : id;
+    return id === rootsOwn && !this.byPid.has(id) ? 0 : id;
   }
 }
 

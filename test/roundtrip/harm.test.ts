@@ -1,0 +1,129 @@
+import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
+import { existsSync, readdirSync } from 'node:fs';
+import { basename, dirname } from 'node:path';
+import { test } from 'node:test';
+import { checkpoint } from '../../src/checkpoint.js';
+import { listTree } from '../../src/procfs/tree.js';
+import { Job, lastingLeftovers, STASIS, skipUnlessRoot, sleep, threadsOf } from './job.js';
+
+/** Beats of the survivor: one for each of three threads of three processes, and a token for each process. */
+const BEATS = 12;
+const KILLS = 300;
+/** The command takes about 200 ms; before 60 ms Node.js has not started. */
+const KILL_AFTER_MS = { least: 60, most: 240 };
+
+test(`${KILLS} kills of stasis checkpoint at random moments harm nobody`, {
+  skip: skipUnlessRoot,
+}, async () => {
+  // Two trees at a time, one for each processor.
+  const harmed = await Promise.allSettled([killAgainAndAgain(KILLS / 2), killAgainAndAgain(KILLS / 2)]);
+  const moments = harmed.flatMap((tree) => {
+    if (tree.status === 'rejected') throw tree.reason;
+    return tree.value;
+  });
+  assert.ok(moments.filter((killed) => killed).length > KILLS / 2, 'most were killed before they were done');
+});
+
+/** Returns for each run whether it was killed before it ended by itself. */
+async function killAgainAndAgain(runs: number): Promise<boolean[]> {
+  await using job = await new Job().startWorkload('survivor');
+  await assertAllBeat(job);
+  const threads = threadsOf(job.pid).sort();
+  const outcomes: boolean[] = [];
+  for (let run = 0; run < runs; run++) {
+    outcomes.push(await killedCheckpoint(job));
+    assert.deepEqual(await lastingLeftovers(job.pid), [], `after run ${run}`);
+    if (run % 10 === 0) await assertAllBeat(job);
+  }
+  await assertAllBeat(job);
+  assert.deepEqual(threadsOf(job.pid).sort(), threads);
+  // An image is complete or not there.
+  const residue = readdirSync(dirname(job.image)).filter((name) =>
+    name.startsWith(`.${basename(job.image)}`),
+  );
+  assert.deepEqual(residue, []);
+  job.stop();
+  assert.equal(await job.result(), 'PASS');
+  return outcomes;
+}
+
+async function killedCheckpoint(job: Job): Promise<boolean> {
+  const stasis = spawn(
+    process.execPath,
+    [STASIS, 'checkpoint', '-o', job.image, '--force', String(job.pid)],
+    {
+      stdio: 'ignore',
+    },
+  );
+  const ended = new Promise<NodeJS.Signals | null>((resolve) => {
+    stasis.on('exit', (_code, signal) => resolve(signal));
+  });
+  const { least, most } = KILL_AFTER_MS;
+  await sleep(least + Math.random() * (most - least));
+  stasis.kill('SIGKILL');
+  return (await ended) === 'SIGKILL';
+}
+
+async function assertAllBeat(job: Job): Promise<void> {
+  const beats = () => new BigUint64Array(Uint8Array.from(job.readBytes('beats')).buffer).slice(0, BEATS);
+  const before = beats();
+  await job.until(() => beats().every((beat, index) => beat > (before[index] ?? 0n)), 'beat of every thread');
+}
+
+test('a checkpoint that fails at any step lets its target go as it was', {
+  skip: skipUnlessRoot,
+}, async () => {
+  await using job = await new Job().startWorkload('survivor');
+  const steps: string[] = [];
+  await checkpoint(job.pid, { output: job.image, onStep: ({ step }) => steps.push(step) });
+  for (const failing of new Set(steps)) {
+    for (const state of ['begin', 'end']) {
+      const attempt = checkpoint(job.pid, {
+        output: job.image,
+        force: true,
+        kill: true,
+        onStep: (event) => {
+          // After the last step the processes are ended, as asked.
+          if (event.step === failing && event.state === state && event.step !== 'kill')
+            throw new Error('at a step');
+          if (event.step === 'kill') throw new Error('at a step');
+        },
+      });
+      await assert.rejects(attempt, /at a step/);
+      assert.deepEqual(await lastingLeftovers(job.pid), [], `${failing} ${state}`);
+    }
+  }
+  await assertAllBeat(job);
+  assert.equal(listTree(job.pid).length, 3);
+  job.stop();
+  assert.equal(await job.result(), 'PASS');
+});
+
+test('an abort ends a checkpoint and lets its target go', { skip: skipUnlessRoot }, async () => {
+  await using job = await new Job().startWorkload('survivor');
+  const controller = new AbortController();
+  const attempt = checkpoint(job.pid, {
+    output: job.image,
+    signal: controller.signal,
+    onStep: ({ step }) => {
+      if (step === 'ask') controller.abort(new Error('enough'));
+    },
+  });
+  await assert.rejects(attempt, /enough/);
+  assert.deepEqual(await lastingLeftovers(job.pid), []);
+  assert.ok(!existsSync(job.image));
+  await assertAllBeat(job);
+});
+
+test('a full disk, seen while the image is written, leaves the target running', {
+  skip: skipUnlessRoot,
+}, async () => {
+  await using job = await new Job().startWorkload('survivor');
+  await assert.rejects(checkpoint(job.pid, { output: '/dev/full', kill: true }), {
+    code: 'ERR_OUTPUT',
+    reason: 'no space is left there',
+  });
+  assert.deepEqual(await lastingLeftovers(job.pid), []);
+  await assertAllBeat(job);
+});
