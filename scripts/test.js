@@ -17,8 +17,10 @@ const files = readdirSync('dist/test', { recursive: true })
   .map((name) => `dist/test/${name}`)
   .sort();
 const { status } = spawnSync(
-  process.execPath,
+  'dist/workloads/reaper',
   [
+    process.execPath,
+
     '--test',
     `--test-timeout=${TIMEOUT_MS}`,
     `--test-concurrency=${CONCURRENCY}`,

@@ -64,7 +64,10 @@ export async function checkpoint(pid: number, options: CheckpointOptions): Promi
   } catch (error) {
     // Whoever reads a stream learns why it ends. A file is not there at all.
     if (typeof options.output === 'number' && error instanceof StasisError && error.code !== 'ERR_OUTPUT') {
-      writer.error(error.code, error.message);
+      writer.error(
+        error.code,
+        [error.message, error.reason?.split('\n').join('; ')].filter(Boolean).join(': '),
+      );
     }
     throw error;
   }

@@ -65,6 +65,7 @@ export async function restart(options: RestartOptions): Promise<RestartReport> {
     steps.run('verify', () => {
       const obstacles = verifyImage(image, verifyContext(options.force === true, slots, outside));
       if (obstacles.length > 0) throw new RestartRefusedError(obstacles);
+      outside.open();
     });
     const warnings = await buildTree(image, fd, outside, steps);
     return report(image, steps, warnings);

@@ -24,6 +24,10 @@ export const regularFile = fileKind({
     if (link.startsWith('/memfd:')) {
       return { what: `the memory file ${link}`, advice: 'memfds are not supported yet' };
     }
+    const strange = info.locks.find((lock) => !isKnownLock(lock));
+    if (strange !== undefined) {
+      return { what: `a ${strange.type} on ${link}`, advice: 'leases are not supported; give it back first' };
+    }
     const lost = refuseLostPath(file);
     if (lost !== undefined) return lost;
     if (leadsTo(link, stats) && SYNTHETIC_FILE_SYSTEMS.includes(statfsSync(link).type)) {
@@ -31,10 +35,6 @@ export const regularFile = fileKind({
         what: `${link}, which the kernel makes up while it is read`,
         advice: 'checkpoint when the program has closed it',
       };
-    }
-    const strange = info.locks.find((lock) => !isKnownLock(lock));
-    if (strange !== undefined) {
-      return { what: `a ${strange.type} on ${link}`, advice: 'leases are not supported; give it back first' };
     }
     return undefined;
   },

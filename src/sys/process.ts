@@ -1,7 +1,9 @@
+import { closeSync } from 'node:fs';
 import koffi from 'koffi';
 import { nr } from './arch/index.js';
+import { pollfd } from './structs.js';
 import { addressOf, check, syscallInBackground, systemCallError, trySyscall } from './syscall.js';
-import { wait } from './uapi.js';
+import { pollEvent, prctl, wait } from './uapi.js';
 
 const libc = koffi.load('libc.so.6');
 const posixSpawn = libc.func(
@@ -66,14 +68,22 @@ export function waitFor(pid: number, flags: number): number | 'none' | 'gone' {
 const ECHILD = 10;
 const EINTR = 4;
 
-/** As {@link waitFor} without flags, on a thread of libuv's pool: resolves with the status word. */
+/**
+ * Waits for the end of a child without blocking this thread, and takes its status word. The waiting is done
+ * by polling a pidfd: a wait4(2) on another thread would take away the stops of a child that is traced.
+ */
 export async function waitInBackground(pid: number): Promise<number | 'gone'> {
-  const status = Buffer.alloc(4);
-  for (;;) {
-    const result = await syscallInBackground(nr.wait4, pid, status, wait.__WALL, 0);
-    if (result > 0) return status.readInt32LE(0);
-    if (result === -ECHILD) return 'gone';
-    if (result !== -EINTR) check(result, 'wait4', `pid ${pid}`);
+  const pidfd = openPidfd(pid);
+  try {
+    const entry = pollfd.encode({ fd: pidfd, events: pollEvent.POLLIN });
+    for (;;) {
+      const result = await syscallInBackground(nr.poll, entry, 1, -1);
+      if (result !== -EINTR) check(result, 'poll', `pidfd of ${pid}`);
+      const status = waitFor(pid, wait.WNOHANG);
+      if (status !== 'none') return status;
+    }
+  } finally {
+    closeSync(pidfd);
   }
 }
 
@@ -129,6 +139,17 @@ export function openPidfd(pid: number): number {
 /** A copy of another process's descriptor, close-on-exec. Source: pidfd_getfd(2). */
 export function getDescriptor(pidfd: number, fd: number): number {
   return check(trySyscall(nr.pidfd_getfd, pidfd, fd, 0), 'pidfd_getfd', `descriptor ${fd}`);
+}
+
+/** Makes this process the parent of its orphaned descendants, or not. Returns what it was. Source: prctl(2). */
+export function setChildSubreaper(wanted: boolean): boolean {
+  const before = Buffer.alloc(4);
+  check(trySyscall(nr.prctl, prctl.PR_GET_CHILD_SUBREAPER, before, 0, 0, 0), 'prctl PR_GET_CHILD_SUBREAPER');
+  check(
+    trySyscall(nr.prctl, prctl.PR_SET_CHILD_SUBREAPER, wanted ? 1 : 0, 0, 0, 0),
+    'prctl PR_SET_CHILD_SUBREAPER',
+  );
+  return before.readInt32LE(0) !== 0;
 }
 
 /** Pauses this thread. Only where the tracer may not return to the event loop. */

@@ -1,14 +1,5 @@
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
-import {
-  cpSync,
-  existsSync,
-  mkdirSync,
-  mkdtempSync,
-  openSync,
-  readFileSync,
-  rmSync,
-  writeFileSync,
-} from 'node:fs';
+import { cpSync, existsSync, mkdtempSync, openSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { basename, dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -18,23 +9,15 @@ import { parseStatus } from '../../src/procfs/status.js';
 import { listTree } from '../../src/procfs/tree.js';
 
 const ROOT = join(dirname(fileURLToPath(import.meta.url)), '..', '..', '..');
-const SOURCES = join(ROOT, 'test', 'roundtrip', 'workloads');
-/** Where `scripts/test.js` puts the compiled workloads. */
 const BINARIES = join(ROOT, 'dist', 'workloads');
 const READY_TIMEOUT_MS = 20_000;
 
 /** The command line, as users run it. */
 export const STASIS = join(ROOT, 'dist', 'stasis.js');
 
-/** The path of a compiled workload; it is compiled when it is missing or older than its source. */
+/** The path of a workload, which `scripts/build.js` has compiled. */
 export function workload(name: string): string {
-  const binary = join(BINARIES, name);
-  if (!existsSync(binary)) {
-    mkdirSync(BINARIES, { recursive: true });
-    const source = join(SOURCES, `${name}.c`);
-    execFileSync('cc', ['-O1', '-Wall', '-Wextra', '-Werror', '-pthread', '-o', binary, source]);
-  }
-  return binary;
+  return join(BINARIES, name);
 }
 
 /** A program that runs in a directory of its own, in a session of its own, until it is ended here. */

@@ -50,8 +50,8 @@ export class OutsideEnds implements Disposable {
     return this.attachments[key] !== undefined || this.standardSlot(key) !== undefined;
   }
 
-  /** Opens all new ends. Returns descriptors of this process, to be given to the helper in that order. */
-  open(): readonly number[] {
+  /** Opens all new ends; `descriptors` are then to be given to the helper in their order. Throws UsageError. */
+  open(): void {
     for (const { message, slots } of this.outside) {
       const attachment = this.attachments[message.key];
       const attached = attachment === undefined ? undefined : this.openTarget(attachment, message.flags);
@@ -62,6 +62,10 @@ export class OutsideEnds implements Disposable {
         this.endOf.set(`${message.key} ${slot}`, this.ends.indexOf(fd));
       }
     }
+  }
+
+  /** Descriptors of this process. */
+  get descriptors(): readonly number[] {
     return this.ends;
   }
 

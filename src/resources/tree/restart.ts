@@ -5,8 +5,8 @@ import type { FileSource, InheritedState } from '../../objects/slice.js';
 import { readProc } from '../../procfs/read.js';
 import { parseStat } from '../../procfs/stat.js';
 import { createPipe } from '../../sys/descriptors.js';
-import { reapTracee, sendSignal } from '../../sys/process.js';
-import { signal } from '../../sys/uapi.js';
+import { reapTracee, sendSignal, setChildSubreaper, waitFor } from '../../sys/process.js';
+import { signal, wait } from '../../sys/uapi.js';
 import type { Tracee } from '../../tracee/tracee.js';
 import type { LoadedImage, LoadedProcess } from '../loadImage.js';
 import { MappedObjects, rangesOf } from '../mm/restart.js';
@@ -37,13 +37,14 @@ export class TreeRestart implements Disposable {
   private helper: Helper | undefined;
   private objects: MappedObjects | undefined;
   private released = false;
+  private wasSubreaper: boolean | undefined;
 
   constructor(
     private readonly image: LoadedImage,
     private readonly imageFd: number,
     private readonly outside: OutsideEnds,
   ) {
-    this.reserved = reserveDescriptors(image, FIRST_OUTSIDE_DESCRIPTOR + outside.open().length);
+    this.reserved = reserveDescriptors(image, FIRST_OUTSIDE_DESCRIPTOR + outside.descriptors.length);
     this.byPid = new Map(image.processes.map((process) => [process.message.pid, process]));
     const { births, obstacles } = planBirths(image.processes.map(({ message }) => message));
     if (obstacles.length > 0) throw new RestartRefusedError(obstacles);
@@ -52,13 +53,15 @@ export class TreeRestart implements Disposable {
 
   /** Starts the helper process. */
   startHelper(): void {
+    // Should the tree be ended again, its orphans come to this process, and none is left as a zombie.
+    this.wasSubreaper = setChildSubreaper(true);
     const used = this.image.processes.flatMap(({ mm }) => rangesOf(mm));
     const taken = new Set(tidsOf(this.image));
     const lifeline = createPipe();
     const unwanted: Helper[] = [];
     try {
       for (let attempt = 0; attempt < HELPER_ATTEMPTS; attempt++) {
-        const descriptors = [lifeline.readEnd, this.imageFd, ...this.outside.open()];
+        const descriptors = [lifeline.readEnd, this.imageFd, ...this.outside.descriptors];
         const helper = new Helper(descriptors, used, this.reserved, this.inherited);
         if (!taken.has(helper.pid)) {
           this.helper = helper;
@@ -177,9 +180,18 @@ export class TreeRestart implements Disposable {
   [Symbol.dispose](): void {
     for (const process of this.processes) process[Symbol.dispose]();
     this.helper?.[Symbol.dispose]();
-    if (this.released) return;
+    if (!this.released) this.endAll();
+    if (this.wasSubreaper === false) setChildSubreaper(false);
+  }
+
+  /** The root is our child; the others become it when their parents end. */
+  private endAll(): void {
     for (const pid of this.created) sendSignal(pid, signal.SIGKILL);
-    for (const pid of this.created.splice(0)) reapTracee(pid);
+    const pids = this.created.splice(0);
+    // A leader's end is reported after those of its threads; one that was not made yet is not ours, and gone.
+    for (const tid of tidsOf(this.image)) if (!pids.includes(tid)) reapTracee(tid);
+    for (const pid of pids) reapTracee(pid);
+    for (const pid of pids) waitFor(pid, wait.WNOHANG);
   }
 
   private register(tracee: Tracee): Tracee {

@@ -1,0 +1,90 @@
+// Makes the one thing that its argument names, each of which a checkpoint has to refuse by name.
+#include "workload.h"
+#include <linux/audit.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <sys/epoll.h>
+#include <sys/inotify.h>
+#include <sys/ipc.h>
+#include <sys/prctl.h>
+#include <sys/ptrace.h>
+#include <sys/shm.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/timerfd.h>
+
+static char stack[1 << 16];
+
+__attribute__((noreturn)) static int wait_here(void *argument) {
+  (void)argument;
+  for (;;) pause();
+}
+
+static void make(const char *what) {
+  int ends[2];
+  if (!strcmp(what, "socket")) MUST(socketpair(AF_UNIX, SOCK_STREAM, 0, ends));
+  else if (!strcmp(what, "epoll")) MUST(epoll_create1(0));
+  else if (!strcmp(what, "timerfd")) MUST(timerfd_create(CLOCK_MONOTONIC, 0));
+  else if (!strcmp(what, "signalfd")) MUST(signalfd(-1, &(sigset_t){0}, 0));
+  else if (!strcmp(what, "inotify")) MUST(inotify_init());
+  else if (!strcmp(what, "memfd")) MUST(memfd_create("scratch", 0));
+  else if (!strcmp(what, "unlinked")) MUST(open("gone", O_RDWR | O_CREAT, 0600)), MUST(unlink("gone"));
+  else if (!strcmp(what, "fifo")) MUST(mkfifo("fifo", 0600)), MUST(open("fifo", O_RDWR));
+  else if (!strcmp(what, "procfile")) MUST(open("/proc/uptime", O_RDONLY));
+  else if (!strcmp(what, "packet pipe")) MUST(pipe2(ends, O_DIRECT));
+  else if (!strcmp(what, "posix timer")) {
+    timer_t timer;
+    MUST(timer_create(CLOCK_MONOTONIC, NULL, &timer));
+  } else if (!strcmp(what, "seccomp")) {
+    struct sock_filter allow = BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
+    struct sock_fprog program = {1, &allow};
+    MUST(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
+    MUST(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program));
+  } else if (!strcmp(what, "namespace")) MUST(unshare(CLONE_NEWUTS));
+  else if (!strcmp(what, "zombie")) {
+    if (MUST(fork()) == 0) _exit(3);
+    nap(20);
+  } else if (!strcmp(what, "sysv")) {
+    int id = MUST(shmget(IPC_PRIVATE, 4096, 0600));
+    CHECK(shmat(id, NULL, 0) != (void *)-1, "shmat");
+    MUST(shmctl(id, IPC_RMID, NULL));
+  } else if (!strcmp(what, "device memory")) {
+    int fd = MUST(open("/dev/zero", O_RDWR));
+    CHECK(mmap(NULL, 4096, PROT_READ, MAP_PRIVATE, fd, 0) != MAP_FAILED, "mmap");
+  } else if (!strcmp(what, "shared fs")) MUST(clone(wait_here, stack + sizeof stack, CLONE_FS | SIGCHLD, NULL));
+  else if (!strcmp(what, "shared memory map")) MUST(clone(wait_here, stack + sizeof stack, CLONE_VM | SIGCHLD, NULL));
+  else if (!strcmp(what, "exit signal")) MUST(clone(wait_here, stack + sizeof stack, SIGUSR1, NULL));
+  else if (!strcmp(what, "lost directory")) return;
+  else if (!strcmp(what, "lost group")) {
+    pid_t leader = MUST(fork());
+    if (leader == 0) setpgid(0, 0), pause();
+    nap(10);
+    if (MUST(fork()) == 0) setpgid(0, leader), pause();
+    nap(10);
+    kill(leader, SIGKILL);
+    waitpid(leader, NULL, 0);
+  } else if (!strcmp(what, "lease")) {
+    int fd = MUST(open("leased", O_RDONLY | O_CREAT, 0600));
+    MUST(fcntl(fd, F_SETLEASE, F_RDLCK));
+  } else if (!strcmp(what, "stopped")) {
+    pid_t child = MUST(fork());
+    if (child == 0) wait_here(NULL);
+    kill(child, SIGSTOP);
+    waitpid(child, NULL, WUNTRACED);
+  } else if (!strcmp(what, "traced")) {
+    pid_t child = MUST(fork());
+    if (child == 0) wait_here(NULL);
+    MUST(ptrace(PTRACE_SEIZE, child, 0, 0));
+  } else fail("nothing is called %s", what);
+}
+
+int main(int argc, char **argv) {
+  int here = MUST(open(".", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  for (int i = 1; i < argc; i++) make(argv[i]);
+  MUST(fchdir(here));
+  if (argc == 2 && !strcmp(argv[1], "lost directory")) MUST(mkdir("lost", 0700)), MUST(chdir("lost")), MUST(rmdir("../lost"));
+  int done = MUST(openat(here, "ready", O_WRONLY | O_CREAT | O_CLOEXEC, 0600));
+  close(done);
+  close(here);
+  for (;;) pause();
+}
