@@ -1,0 +1,292 @@
+import assert from 'node:assert/strict';
+import { execFileSync, spawn, spawnSync } from 'node:child_process';
+import { createHash } from 'node:crypto';
+import { mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { test } from 'node:test';
+import { findProgram, Job, STASIS, skipUnlessRoot, sleep } from './job.js';
+
+/** A real program, as its users run it, whose output does not depend on when it is interrupted. */
+interface Program {
+  /** What has to be on the machine. */
+  readonly needs: readonly string[];
+  readonly command: readonly [string, ...string[]];
+  /** Makes the files that it works on. */
+  prepare?(directory: string): void;
+  /** How long it runs undisturbed, milliseconds, about: checkpoints are made within that time. */
+  readonly runsMs: number;
+  /** The files that have to be as after an undisturbed run. */
+  readonly results: readonly string[];
+}
+
+const PYTHON = `
+import mmap, os, struct, threading, time
+shared = mmap.mmap(-1, 4096)
+lock = threading.Lock()
+total = 0
+def add(n):
+    global total
+    for i in range(n):
+        with lock:
+            total += i
+        if i % 50 == 0:
+            time.sleep(0.001)
+children = []
+for c in range(2):
+    pid = os.fork()
+    if pid == 0:
+        for i in range(1, 300):
+            shared[c * 8:c * 8 + 8] = struct.pack('q', i * (c + 1))
+            time.sleep(0.002)
+        os._exit(7)
+    children.append(pid)
+threads = [threading.Thread(target=add, args=(5000,)) for _ in range(4)]
+for t in threads: t.start()
+for t in threads: t.join()
+codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children]
+print(total, codes, struct.unpack('qq', shared[:16]), flush=True)
+`;
+
+const PERL = `
+my %seen; my $sum = 0; $| = 1;
+$SIG{ALRM} = sub { $main::alarms++ };
+for my $i (1 .. 400) {
+  my $key = $i * 7919 % 1009; $seen{$key}++; $sum += $key;
+  select(undef, undef, undef, 0.002); print "$i\\n" if $i % 50 == 0;
+}
+open(my $out, '>', 'sum') or die; print $out join(',', $sum, scalar(keys %seen)), "\\n"; close $out;
+`;
+
+const SQL = `
+create table t (n integer primary key, x integer);
+begin;
+insert into t with recursive c(n) as (select 1 union all select n + 1 from c where n < 400000) select n, n * n % 7919 from c;
+update t set x = x + (select count(*) from t as u where u.n % 1000 = t.n % 1000 and u.n < 6000) where n < 5000;
+select count(*), sum(x) from t;
+commit;
+select sum(n * x) from t;
+`;
+
+const MAKEFILE = `
+objects = $(patsubst %.c,%.o,$(wildcard part*.c))
+all: objects.sums
+objects.sums: $(objects)
+\tcat $(sort $^) | cksum > $@
+%.o: %.c
+\tcc -O2 -frandom-seed=1 -c -o $@ $<
+`;
+
+const PROGRAMS: Readonly<Record<string, Program>> = {
+  'a bash script with a pipeline into gzip': {
+    needs: ['bash', 'gzip', 'seq'],
+    command: ['bash', 'script.sh'],
+    prepare(directory) {
+      const script =
+        // biome-ignore lint/suspicious/noTemplateCurlyInString: it is a shell's
+        'for i in $(seq 150); do echo "line $i $((i * i))"; sleep 0.003; done | gzip -n > out.gz; echo "${PIPESTATUS[@]}" > status\n';
+      writeFileSync(join(directory, 'script.sh'), script);
+    },
+    runsMs: 900,
+    results: ['out.gz', 'status'],
+  },
+  'python3 with threads, a lock and a shared mmap between forked children': {
+    needs: ['python3'],
+    command: [pythonPath(), 'program.py'],
+    prepare: (directory) => writeFileSync(join(directory, 'program.py'), PYTHON),
+    runsMs: 800,
+    results: ['out'],
+  },
+  perl: {
+    needs: ['perl'],
+    command: ['perl', 'program.pl'],
+    prepare: (directory) => writeFileSync(join(directory, 'program.pl'), PERL),
+    runsMs: 900,
+    results: ['out', 'sum'],
+  },
+  'xz -T2': {
+    needs: ['xz'],
+    command: ['xz', '-T2', '-1', '-k', '--block-size=1MiB', 'data'],
+    prepare: (directory) => writeFileSync(join(directory, 'data'), pseudoRandomText(12 << 20)),
+    runsMs: 900,
+    results: ['data.xz'],
+  },
+  'make -j2 on a C project': {
+    needs: ['make', 'cc'],
+    command: ['make', '-j2'],
+    prepare(directory) {
+      writeFileSync(join(directory, 'Makefile'), MAKEFILE);
+      for (let i = 0; i < 24; i++) {
+        writeFileSync(
+          join(directory, `part${i}.c`),
+          `#include <stdio.h>\nint part${i}(int x) { return x * ${i} + printf("%d", x); }\n`,
+        );
+      }
+    },
+    runsMs: 900,
+    results: ['objects.sums'],
+  },
+  'sqlite3 in the middle of a transaction': {
+    needs: ['sqlite3'],
+    command: ['sqlite3', '-init', 'program.sql', 'data.db', '.quit'],
+    prepare: (directory) => writeFileSync(join(directory, 'program.sql'), SQL),
+    runsMs: 700,
+    results: ['out'],
+  },
+};
+
+/** Parts of the undisturbed time after which a run is interrupted. */
+const MOMENTS = [0.1, 0.3, 0.55];
+
+for (const [name, program] of Object.entries(PROGRAMS)) {
+  const missing = program.needs.filter((needed) => findProgram(needed) === undefined);
+  const skip = skipUnlessRoot || (missing.length > 0 && `${missing.join(', ')} is not on this machine`);
+  test(`${name}: checkpointed, killed and restarted at several moments`, { skip }, async () => {
+    await using undisturbed = startProgram(program);
+    const started = Date.now();
+    assert.equal(await undisturbed.end, 0, undisturbed.read('err'));
+    const took = Date.now() - started;
+    const wanted = resultsOf(undisturbed, program);
+    let interrupted = 0;
+    for (const moment of MOMENTS) {
+      await using job = startProgram(program);
+      await sleep(moment * took);
+      if (await checkpointByCommand(job)) {
+        interrupted++;
+        restartByCommand(job);
+      } else await job.end;
+      assert.deepEqual(resultsOf(job, program), wanted, `interrupted after ${moment * took} ms`);
+    }
+    assert.ok(interrupted >= 2, `${interrupted} runs were interrupted before they were done`);
+  });
+}
+
+test('an image goes through a pipe and a compressor', { skip: skipUnlessRoot || needs('zstd') }, async () => {
+  await using job = await new Job().startWorkload('pipes');
+  const script = `${process.execPath} ${STASIS} checkpoint --kill ${job.pid} | zstd -q | zstd -dq | ${process.execPath} ${STASIS} restart --copy-status`;
+  const pipeline = spawn('/bin/sh', ['-c', script], { stdio: ['ignore', 'ignore', 'pipe'] });
+  let errors = '';
+  pipeline.stderr.on('data', (text) => {
+    errors += text;
+  });
+  const ended = new Promise((resolve) => pipeline.on('exit', resolve));
+  await job.end;
+  await sleep(100);
+  job.stop();
+  assert.equal(await job.result(), 'PASS');
+  assert.equal(await ended, 0, errors);
+});
+
+test('restart passes the exit status and signals on', { skip: skipUnlessRoot }, async (context) => {
+  const restarted = async (script: string, act: (pid: number) => void): Promise<unknown> => {
+    await using job = new Job();
+    job.start('/bin/sh', ['-c', script]);
+    await job.until(() => readdirSync(job.directory).includes('ready'), 'ready');
+    assert.ok(await checkpointByCommand(job));
+    const stasis = spawn(process.execPath, [STASIS, 'restart', '--copy-status', job.image], {
+      stdio: 'ignore',
+    });
+    const ended = new Promise((resolve) => stasis.on('exit', (code, signal) => resolve(code ?? signal)));
+    await sleep(250);
+    act(stasis.pid ?? 0);
+    job.stop();
+    return await ended;
+  };
+  const wait = 'touch ready; until [ -e stop ]; do sleep 0.01; done;';
+  await context.test('a status', async () => {
+    assert.equal(await restarted(`${wait} exit 42`, () => undefined), 42);
+  });
+  await context.test('a deadly signal', async () => {
+    assert.equal(await restarted(`${wait} kill -KILL $$`, () => undefined), 'SIGKILL');
+  });
+  await context.test('a signal that the program handles', async () => {
+    const script = `trap 'exit 9' TERM; touch ready; while :; do sleep 0.01; done`;
+    assert.equal(await restarted(script, (pid) => process.kill(pid, 'SIGTERM')), 9);
+  });
+  await context.test('--detach prints the pid and leaves', async () => {
+    await using job = await new Job().startWorkload('eventfds');
+    const { pid } = job;
+    assert.ok(await checkpointByCommand(job));
+    const { stdout, status } = spawnSync(STASIS, ['restart', '--detach', job.image], { encoding: 'utf8' });
+    assert.equal(status, 0);
+    assert.equal(stdout, `${pid}\n`);
+    job.stop();
+    assert.equal(await job.result(), 'PASS');
+  });
+});
+
+function startProgram(program: Program): Job {
+  const job = new Job();
+  mkdirSync(job.directory, { recursive: true });
+  program.prepare?.(job.directory);
+  const [command, ...args] = program.command;
+  return job.start(command, args);
+}
+
+/** Tries again while the tree has, for a moment, what is not supported; false when it has ended before. */
+async function checkpointByCommand(job: Job): Promise<boolean> {
+  for (let tries = 0; tries < 100; tries++) {
+    const { status, stderr } = spawnSync(STASIS, ['checkpoint', '-o', job.image, '--kill', String(job.pid)], {
+      encoding: 'utf8',
+    });
+    if (status === 0) {
+      assert.equal(await job.end, 'SIGKILL');
+      return true;
+    }
+    if (/there is no process|: a zombie, which its parent \d+ has/.test(stderr) && !isAlive(job.pid))
+      return false;
+    assert.match(
+      stderr,
+      /zombie|CLONE_VM|first thread has ended|did not stop|is shared with process/,
+      stderr,
+    );
+    await sleep(5);
+  }
+  return assert.fail('no moment without anything unsupported');
+}
+
+function restartByCommand(job: Job): void {
+  const { status, stderr } = spawnSync(STASIS, ['restart', '--copy-status', job.image], {
+    encoding: 'utf8',
+    timeout: 30_000,
+  });
+  assert.equal(status, 0, stderr);
+}
+
+function isAlive(pid: number): boolean {
+  try {
+    return !readFileSync(`/proc/${pid}/stat`, 'latin1').includes(') Z ');
+  } catch {
+    return false;
+  }
+}
+
+function resultsOf(job: Job, { results }: Program): Record<string, string> {
+  return Object.fromEntries(
+    results.map((name) => {
+      const path = job.path(name);
+      const digest = createHash('sha256').update(readFileSync(path)).digest('hex');
+      return [name, `${statSync(path).size} ${digest}`];
+    }),
+  );
+}
+
+/** Text that compresses, but not to nothing. */
+function pseudoRandomText(length: number): Buffer {
+  const bytes = Buffer.alloc(length);
+  let state = 1;
+  for (let i = 0; i < length; i++) {
+    state = (Math.imul(state, 1103515245) + 12345) >>> 0;
+    bytes[i] = 97 + ((state >>> 16) % 20);
+  }
+  return bytes;
+}
+
+function needs(name: string): string | false {
+  return findProgram(name) === undefined ? `${name} is not on this machine` : false;
+}
+
+/** The interpreter itself: what is called python3 may be a script that looks for it. */
+function pythonPath(): string {
+  if (findProgram('python3') === undefined) return 'python3';
+  return execFileSync('python3', ['-c', 'import sys; print(sys.executable)'], { encoding: 'utf8' }).trim();
+}
