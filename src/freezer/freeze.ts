@@ -4,9 +4,12 @@ import { readProcIfAlive } from '../procfs/read.js';
 import { parseStat } from '../procfs/stat.js';
 import { parseStatus } from '../procfs/status.js';
 import { listTree } from '../procfs/tree.js';
-import { awaitEnd, reapTracee, sendSignal, sleepSync } from '../sys/process.js';
-import { PF_IO_WORKER, signal } from '../sys/uapi.js';
+import { awaitEnd, kcmp, reapTracee, sendSignal, sleepSync } from '../sys/process.js';
+import { kcmpType, PF_IO_WORKER, ptraceEvent, ptraceOption, signal } from '../sys/uapi.js';
 import { isEventStop, Tracee } from '../tracee/tracee.js';
+
+/** After how many rounds of waiting tasks in vfork(2) are looked for. */
+const VFORK_ROUNDS = 30;
 
 /** A process of the tree, all of whose threads are held by ptrace. */
 export interface HeldProcess {
@@ -129,9 +132,28 @@ export class FrozenTree implements Disposable {
       const first = waiting[0];
       if (first === undefined) return;
       if (Date.now() > deadline) throw stuckError(first.tid, this.options.timeoutMs);
+      if (round % VFORK_ROUNDS === VFORK_ROUNDS - 1) {
+        waiting = [...waiting, ...waiting.flatMap(({ tid }) => this.letVforkChildrenGoOn(tid))];
+      }
       // Nearly all stop at once; the pause keeps a long wait from burning a processor.
       if (round > 20) sleepSync(round > 200 ? 5 : 0.1);
     }
+  }
+
+  /**
+   * A parent in vfork(2) can't be stopped before its child has executed a program or ended, and the child
+   * may be held already: it goes on until then. Returns the children that were let go on.
+   */
+  private letVforkChildrenGoOn(parent: number): Tracee[] {
+    return [...this.held.values()].filter((tracee) => {
+      const stat = readProcIfAlive(`/proc/${tracee.tid}/stat`);
+      if (stat === undefined) return false;
+      const { parent: its, state } = parseStat(stat);
+      if (its !== parent || state !== 't' || kcmp(tracee.tid, parent, kcmpType.KCMP_VM) !== 0) return false;
+      tracee.setOptions(ptraceOption.PTRACE_O_TRACEEXEC);
+      tracee.resume();
+      return true;
+    });
   }
 
   /** Whether a task has stopped, or ended. Signals on their way are delivered first, as they would have been. */
@@ -141,6 +163,8 @@ export class FrozenTree implements Disposable {
         if (stop.signal !== signal.SIGTRAP) this.groupStopped.add(tracee.tid);
         return true;
       }
+      // A child of vfork(2) that was let go on has its own memory now, and its parent stops.
+      if (stop.kind === 'event' && stop.event === ptraceEvent.PTRACE_EVENT_EXEC) return true;
       if (stop.kind === 'exited' || stop.kind === 'killed') {
         this.held.delete(tracee.tid);
         return true;

@@ -144,6 +144,4 @@ export const schedAttr = struct('struct sched_attr', 'linux/sched/types.h', {
   sched_runtime: 'u64',
   sched_deadline: 'u64',
   sched_period: 'u64',
-  sched_util_min: 'u32',
-  sched_util_max: 'u32',
 });

@@ -23,6 +23,7 @@ export const ptraceOption = {
   PTRACE_O_TRACEFORK: 2,
   PTRACE_O_TRACEVFORK: 4,
   PTRACE_O_TRACECLONE: 8,
+  PTRACE_O_TRACEEXEC: 16,
   PTRACE_O_EXITKILL: 0x100000,
 } as const;
 
@@ -30,6 +31,7 @@ export const ptraceEvent = {
   PTRACE_EVENT_FORK: 1,
   PTRACE_EVENT_VFORK: 2,
   PTRACE_EVENT_CLONE: 3,
+  PTRACE_EVENT_EXEC: 4,
   PTRACE_EVENT_STOP: 128,
 } as const;
 

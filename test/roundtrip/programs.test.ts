@@ -106,7 +106,7 @@ const PROGRAMS: Readonly<Record<string, Program>> = {
   'xz -T2': {
     needs: ['xz'],
     command: ['xz', '-T2', '-1', '-k', '--block-size=1MiB', 'data'],
-    prepare: (directory) => writeFileSync(join(directory, 'data'), pseudoRandomText(12 << 20)),
+    prepare: (directory) => writeFileSync(join(directory, 'data'), pseudoRandomText(6 << 20)),
     runsMs: 900,
     results: ['data.xz'],
   },
@@ -115,7 +115,7 @@ const PROGRAMS: Readonly<Record<string, Program>> = {
     command: ['make', '-j2'],
     prepare(directory) {
       writeFileSync(join(directory, 'Makefile'), MAKEFILE);
-      for (let i = 0; i < 24; i++) {
+      for (let i = 0; i < 48; i++) {
         writeFileSync(
           join(directory, `part${i}.c`),
           `#include <stdio.h>\nint part${i}(int x) { return x * ${i} + printf("%d", x); }\n`,

@@ -1,0 +1,168 @@
+import assert from 'node:assert/strict';
+import { closeSync, fstatSync, ftruncateSync, readFileSync, writeSync } from 'node:fs';
+import { test } from 'node:test';
+import fc from 'fast-check';
+import { ImageError } from '../../src/errors.js';
+import {
+  decodeHeader,
+  encodeHeader,
+  HEADER_SIZE,
+  PAGE_ALIGNMENT,
+  recordType,
+} from '../../src/image/format.js';
+import { HeaderSchema, PagemapSchema } from '../../src/image/generated/image_pb.js';
+import { readRecords } from '../../src/image/reader.js';
+import { ImageWriter } from '../../src/image/writer.js';
+import { loadImage } from '../../src/resources/loadImage.js';
+import { createMemfd } from '../../src/sys/descriptors.js';
+
+/** Lets `use` work with a file in memory that holds `bytes`. */
+function withFile<T>(bytes: Uint8Array, use: (fd: number) => T): T {
+  const fd = createMemfd('image-test');
+  try {
+    for (let at = 0; at < bytes.length; ) at += writeSync(fd, bytes, at, bytes.length - at, at);
+    return use(fd);
+  } finally {
+    closeSync(fd);
+  }
+}
+
+/** An image as the writer makes it, with a few records and pages. */
+function sampleImage(pageCount = 3): Buffer {
+  return withFile(new Uint8Array(), (fd) => {
+    const writer = new ImageWriter(fd, 'test');
+    writer.record(recordType.header, 0, HeaderSchema, {
+      architecture: 'x86_64',
+      pageSize: 4096,
+      rootPid: 7,
+      hostname: 'somewhere',
+    });
+    writer.record(recordType.pagemap, 3, PagemapSchema, { runs: [{ start: 0x1000n, pages: pageCount }] });
+    writer.pages(3, Buffer.alloc(pageCount * PAGE_ALIGNMENT, 0x5a));
+    writer.tail();
+    assert.equal(fstatSync(fd).size, writer.size);
+    return readFileSync(`/proc/self/fd/${fd}`);
+  });
+}
+
+test('what the writer writes, the reader reads; pages are aligned in the stream', () => {
+  fc.assert(
+    fc.property(fc.integer({ min: 1, max: 20 }), (pages) => {
+      const records = withFile(sampleImage(pages), readRecords);
+      assert.deepEqual(
+        records.map(({ type, objref }) => [type, objref]),
+        [
+          [recordType.header, 0],
+          [recordType.pagemap, 3],
+          [recordType.pages, 3],
+        ],
+      );
+      assert.equal((records[2]?.payloadOffset ?? 1) % PAGE_ALIGNMENT, 0);
+      assert.equal(records[2]?.length, pages * PAGE_ALIGNMENT);
+    }),
+  );
+});
+
+test('a header survives its codec', () => {
+  const header = fc.record({
+    type: fc.constantFrom(1, 16, 64),
+    flags: fc.nat(0xffff),
+    objref: fc.nat(0xffff_ffff),
+    padding: fc.nat(PAGE_ALIGNMENT - 1),
+    length: fc.nat(1 << 20),
+    payloadCrc: fc.nat(0xffff_ffff),
+  });
+  fc.assert(
+    fc.property(header, (value) => {
+      const bytes = encodeHeader(value);
+      assert.equal(bytes.length, HEADER_SIZE);
+      assert.deepEqual(decodeHeader(bytes), { ...value });
+    }),
+  );
+});
+
+test('any damage to any byte is found, with its offset', () => {
+  const image = sampleImage();
+  fc.assert(
+    fc.property(fc.nat(image.length - 1), fc.integer({ min: 1, max: 255 }), (at, change) => {
+      const bytes = Buffer.from(image);
+      bytes[at] = (bytes[at] ?? 0) ^ change;
+      assert.throws(
+        () => withFile(bytes, readRecords),
+        (error) => error instanceof ImageError && error.offset >= 0 && error.field !== '',
+      );
+    }),
+    { numRuns: 500 },
+  );
+});
+
+test('an image that is cut off anywhere is refused at the place', () => {
+  const image = sampleImage();
+  fc.assert(
+    fc.property(fc.nat(image.length - 1), (length) => {
+      withFile(image, (fd) => {
+        ftruncateSync(fd, length);
+        assert.throws(() => readRecords(fd), { code: 'ERR_IMAGE' });
+      });
+    }),
+  );
+});
+
+test('any bytes are refused, and never anything else happens', () => {
+  const image = sampleImage();
+  const pieces = fc.oneof(
+    fc.uint8Array({ maxLength: 200 }),
+    fc.tuple(fc.nat(image.length), fc.nat(300)).map(([at, length]) => image.subarray(at, at + length)),
+  );
+  fc.assert(
+    fc.property(fc.array(pieces, { maxLength: 8 }), fc.boolean(), (parts, withPreamble) => {
+      const bytes = Buffer.concat(withPreamble ? [image.subarray(0, 16), ...parts] : parts);
+      assert.throws(() => withFile(bytes, loadImage), ImageError);
+    }),
+    { numRuns: 300 },
+  );
+});
+
+test('records whose checksums fit and whose contents do not are refused by field', () => {
+  const cases: [RegExp, (writer: ImageWriter) => void][] = [
+    [
+      /header.architecture/,
+      (writer) => writer.record(recordType.header, 0, HeaderSchema, { architecture: 'riscv' }),
+    ],
+    [/record\[0\].type/, (writer) => writer.record(recordType.pagemap, 1, PagemapSchema, {})],
+    [
+      /pagemap\[3\].runs at byte \d+: 2 pages, but 4096 bytes follow/,
+      (writer) => {
+        writer.record(recordType.header, 0, HeaderSchema, { architecture: 'x86_64', pageSize: 4096 });
+        writer.record(recordType.pagemap, 3, PagemapSchema, { runs: [{ start: 0n, pages: 2 }] });
+        writer.pages(3, Buffer.alloc(4096));
+      },
+    ],
+    [
+      /record\[1\].type at byte \d+: 9999 is not known/,
+      (writer) => {
+        writer.record(recordType.header, 0, HeaderSchema, { architecture: 'x86_64', pageSize: 4096 });
+        writer.record(9999, 1, PagemapSchema, {});
+      },
+    ],
+  ];
+  for (const [wanted, write] of cases) {
+    withFile(new Uint8Array(), (fd) => {
+      const writer = new ImageWriter(fd, 'test');
+      write(writer);
+      writer.tail();
+      assert.throws(() => loadImage(fd), wanted);
+    });
+  }
+});
+
+test('a stream that ends with an error record is refused with its text', () => {
+  withFile(new Uint8Array(), (fd) => {
+    const writer = new ImageWriter(fd, 'test');
+    writer.error('ERR_UNSUPPORTED', 'there was a socket');
+    assert.throws(
+      () => readRecords(fd),
+      /the checkpoint that wrote it failed: there was a socket \(ERR_UNSUPPORTED\)/,
+    );
+  });
+});

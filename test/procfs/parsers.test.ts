@@ -1,0 +1,128 @@
+import assert from 'node:assert/strict';
+import { readdirSync } from 'node:fs';
+import { test } from 'node:test';
+import fc from 'fast-check';
+import { ProcFormatError } from '../../src/errors.js';
+import { parseFdinfo } from '../../src/procfs/fdinfo.js';
+import { LIMIT_NAMES, parseLimits, RLIM_INFINITY } from '../../src/procfs/limits.js';
+import { readProc } from '../../src/procfs/read.js';
+import { parseMappings } from '../../src/procfs/smaps.js';
+import { parseStat } from '../../src/procfs/stat.js';
+import { parseStatus } from '../../src/procfs/status.js';
+import { listTree } from '../../src/procfs/tree.js';
+
+const PARSERS: Readonly<Record<string, { parse: (text: string) => unknown; sample: () => string }>> = {
+  stat: { parse: parseStat, sample: () => readProc('/proc/self/stat') },
+  status: { parse: parseStatus, sample: () => readProc('/proc/self/status') },
+  smaps: { parse: parseMappings, sample: () => readProc('/proc/self/smaps') },
+  maps: { parse: parseMappings, sample: () => readProc('/proc/self/maps') },
+  fdinfo: { parse: parseFdinfo, sample: () => readProc('/proc/self/fdinfo/0') },
+  limits: { parse: parseLimits, sample: () => readProc('/proc/self/limits') },
+};
+
+for (const [name, { parse, sample }] of Object.entries(PARSERS)) {
+  test(`${name}: what this kernel writes is understood`, () => {
+    assert.ok(parse(sample()));
+  });
+
+  test(`${name}: any other text is understood or refused, and never anything else`, () => {
+    const refusedOrParsed = (text: string): void => {
+      try {
+        parse(text);
+      } catch (error) {
+        if (!(error instanceof ProcFormatError)) throw error;
+      }
+    };
+    fc.assert(fc.property(fc.string({ unit: 'binary' }), refusedOrParsed));
+    const text = sample();
+    const damage = fc.tuple(fc.nat(text.length), fc.nat(40), fc.string());
+    fc.assert(
+      fc.property(damage, ([at, length, inserted]) => {
+        refusedOrParsed(text.slice(0, at) + inserted + text.slice(at + length));
+      }),
+    );
+  });
+}
+
+test('stat: a name may hold parentheses and spaces', () => {
+  fc.assert(
+    fc.property(fc.string({ maxLength: 15 }), (name) => {
+      const text = readProc('/proc/self/stat').replace(/\(.*\)/s, () => `(${name})`);
+      assert.equal(parseStat(text).comm, name);
+    }),
+  );
+});
+
+test('stat and status tell of this process', () => {
+  const stat = parseStat(readProc('/proc/self/stat'));
+  const status = parseStatus(readProc('/proc/self/status'));
+  assert.equal(stat.pid, process.pid);
+  assert.equal(stat.parent, process.ppid);
+  assert.equal(stat.exitSignal, 17);
+  assert.equal(status.uid.effective, process.geteuid?.());
+  assert.deepEqual(status.gid.real, process.getgid?.());
+  assert.equal(status.umask, process.umask());
+});
+
+test('smaps: ranges, flags and names', () => {
+  const text = [
+    '7f0000000000-7f0000001000 rw-s 00002000 00:01 77 /dev/zero (deleted)',
+    'Size:                  4 kB',
+    'VmFlags: rd wr sh mr mw me ms sd ',
+    '7ffc00000000-7ffc00021000 rwxp 00000000 00:00 0                          [stack]',
+    'VmFlags: rd wr gd ',
+    '',
+  ].join('\n');
+  const [shared, stack] = parseMappings(text);
+  assert.deepEqual(
+    [shared?.start, shared?.end, shared?.offset, shared?.inode, shared?.shared, shared?.name],
+    [0x7f0000000000n, 0x7f0000001000n, 0x2000n, 77n, true, '/dev/zero (deleted)'],
+  );
+  assert.ok(shared?.flags.has('mw') && !shared.flags.has('gd'));
+  assert.ok(stack?.flags.has('gd') && stack.execute && stack.name === '[stack]');
+});
+
+test('smaps: ranges out of order are refused', () => {
+  const line = (start: string, end: string): string => `${start}-${end} r--p 00000000 00:00 0 \n`;
+  assert.throws(() => parseMappings(line('3000', '4000') + line('1000', '2000')), ProcFormatError);
+  assert.throws(() => parseMappings(line('3000', '3000')), ProcFormatError);
+});
+
+test('fdinfo: locks of all kinds', () => {
+  const { locks, flags, position } = parseFdinfo(
+    [
+      'pos:\t12',
+      'flags:\t0100002',
+      'lock:\t1: POSIX  ADVISORY  WRITE 1234 08:01:99 10 14',
+      'lock:\t2: FLOCK  ADVISORY  READ 1 08:01:99 0 EOF',
+      'lock:\t3: OFDLCK ADVISORY  READ -1 08:01:99 7 7',
+      'lock:\t4: LEASE  ACTIVE    READ 9 08:01:99 0 EOF',
+    ].join('\n'),
+  );
+  assert.equal(position, 12n);
+  assert.equal(flags, 0o100002);
+  assert.deepEqual(
+    locks.map(({ type, mode, pid, start, end }) => [type, mode, pid, start, end]),
+    [
+      ['POSIX', 'WRITE', 1234, 10n, 14n],
+      ['FLOCK', 'READ', 1, 0n, undefined],
+      ['OFDLCK', 'READ', -1, 7n, 7n],
+      ['LEASE', 'READ', 9, 0n, undefined],
+    ],
+  );
+});
+
+test('limits: all sixteen, with unlimited as RLIM_INFINITY', () => {
+  const text = LIMIT_NAMES.map((name, index) => `${name.padEnd(26)}${index}  unlimited  bytes`).join('\n');
+  assert.deepEqual(
+    parseLimits(text).map(({ soft, hard }) => [soft, hard]),
+    LIMIT_NAMES.map((_, index) => [BigInt(index), RLIM_INFINITY]),
+  );
+});
+
+test('the tree of this process has its threads', () => {
+  const self = listTree(process.pid)[0];
+  assert.equal(self?.pid, process.pid);
+  assert.equal(self?.threads[0], process.pid);
+  assert.equal(self?.threads.length, readdirSync('/proc/self/task').length);
+});
