@@ -1,0 +1,171 @@
+/** Measures checkpoint and restart, and CRIU beside them where `CRIU` names its command. Run as root. */
+import { execFileSync, spawnSync } from 'node:child_process';
+import { mkdirSync, mkdtempSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import type { CheckpointReport } from '../src/checkpoint.js';
+import { tableText } from '../src/present/text.js';
+import { Job, STASIS } from '../test/roundtrip/job.js';
+
+const CRIU = process.env.CRIU;
+const RUNS = Number(process.env.RUNS ?? 5);
+const GIGABYTE_MIB = 1024;
+const CURVE = [1, 10, 100, 300, 1000];
+
+interface Measurement {
+  readonly what: string;
+  readonly value: number;
+  readonly unit: string;
+  /** What it is to stay below, where there is such a limit. */
+  readonly limit?: number;
+}
+
+const results: Measurement[] = [];
+
+if (process.argv.includes('--curve')) await curve();
+else {
+  await one('one small process', 'many', '0', { frozen: 6, checkpoint: 120, restart: 120 });
+  await one('201 small processes', 'many', '200', { frozen: 300, restart: 400 });
+  await gigabyte();
+  await curve();
+}
+print();
+
+/** Median times of whole commands, and of being held. */
+async function one(
+  name: string,
+  program: string,
+  argument: string,
+  limits: { readonly frozen?: number; readonly checkpoint?: number; readonly restart?: number },
+): Promise<void> {
+  const times = { frozen: [] as number[], checkpoint: [] as number[], restart: [] as number[] };
+  await using job = await new Job().startWorkload(program, [argument]);
+  const { pid } = job;
+  for (let run = 0; run < RUNS; run++) {
+    const made = command(['checkpoint', '--json', '--force', '--kill', '-o', job.image, String(pid)]);
+    times.checkpoint.push(made.milliseconds);
+    times.frozen.push(heldMs(JSON.parse(made.errors) as CheckpointReport));
+    if (run === 0) await job.end;
+    await gone(pid);
+    times.restart.push(command(['restart', '--detach', job.image]).milliseconds);
+  }
+  for (const what of ['frozen', 'checkpoint', 'restart'] as const)
+    add(`${name}: ${what}`, median(times[what]), limits[what]);
+  if (CRIU !== undefined) criu(name, pid, job.directory);
+}
+
+/** Held until the image was complete; what ending the processes takes is not counted. */
+function heldMs(report: CheckpointReport): number {
+  return report.frozenMs - (report.steps.find(({ step }) => step === 'kill')?.milliseconds ?? 0);
+}
+
+/** A gigabyte, against dd writing and reading the same bytes on the same file system. */
+async function gigabyte(): Promise<void> {
+  const times = {
+    checkpoint: [] as number[],
+    restart: [] as number[],
+    write: [] as number[],
+    read: [] as number[],
+  };
+  await using job = await new Job().startWorkload('big', [String(GIGABYTE_MIB)]);
+  const { pid } = job;
+  const copy = `${job.image}.dd`;
+  for (let run = 0; run < Math.min(RUNS, 3); run++) {
+    rmSync(job.image, { force: true });
+    times.checkpoint.push(command(['checkpoint', '--kill', '-o', job.image, String(pid)]).milliseconds);
+    if (run === 0) await job.end;
+    await gone(pid);
+    rmSync(copy, { force: true });
+    times.write.push(
+      timed(() => execFileSync('dd', [`if=${job.image}`, `of=${copy}`, 'bs=1M'], { stdio: 'ignore' })),
+    );
+    rmSync(copy, { force: true });
+    times.read.push(
+      timed(() =>
+        execFileSync('dd', [`if=${job.image}`, 'of=/dev/shm/stasis-bench', 'bs=1M'], { stdio: 'ignore' }),
+      ),
+    );
+    rmSync('/dev/shm/stasis-bench');
+    times.restart.push(command(['restart', '--detach', job.image]).milliseconds);
+  }
+  const size = statSync(job.image).size / (1 << 20);
+  add(`1 GB: checkpoint (${size.toFixed(0)} MiB)`, median(times.checkpoint), 1.2 * median(times.write));
+  add('1 GB: dd writes the same', median(times.write));
+  add('1 GB: restart', median(times.restart), 1.2 * median(times.read) + 100);
+  add('1 GB: dd reads the image into memory', median(times.read));
+  if (CRIU !== undefined) criu('1 GB', pid, job.directory);
+}
+
+/** What a process costs, from one to a thousand of them. */
+async function curve(): Promise<void> {
+  for (const count of CURVE) {
+    await using job = await new Job().startWorkload('many', [String(count - 1)]);
+    const made = command(['checkpoint', '--json', '--kill', '-o', job.image, String(job.pid)]);
+    const report = JSON.parse(made.errors) as CheckpointReport;
+    await job.end;
+    await gone(job.pid);
+    const restarted = command(['restart', '--detach', job.image]);
+    add(`${count} processes: frozen, each`, heldMs(report) / count);
+    add(`${count} processes: restart, each`, restarted.milliseconds / count);
+  }
+}
+
+function criu(name: string, pid: number, directory: string): void {
+  const images = mkdtempSync(join(tmpdir(), 'stasis-criu-'));
+  try {
+    mkdirSync(images, { recursive: true });
+    const dump = ['dump', '-t', String(pid), '-D', images, '-v0'];
+    add(
+      `${name}: CRIU dump`,
+      timed(() => execFileSync(CRIU ?? 'criu', dump, { cwd: directory })),
+    );
+    const restore = ['restore', '-d', '-D', images, '-v0'];
+    add(
+      `${name}: CRIU restore`,
+      timed(() => execFileSync(CRIU ?? 'criu', restore, { cwd: directory })),
+    );
+  } finally {
+    rmSync(images, { recursive: true });
+  }
+}
+
+function command(args: readonly string[]): { milliseconds: number; errors: string } {
+  const begin = performance.now();
+  const { status, stderr } = spawnSync(process.execPath, [STASIS, ...args], { encoding: 'utf8' });
+  const milliseconds = performance.now() - begin;
+  if (status !== 0) throw new Error(`stasis ${args.join(' ')}: ${stderr}`);
+  return { milliseconds, errors: stderr };
+}
+
+/** Waits until no task of a tree is left, its zombies included. */
+async function gone(pid: number): Promise<void> {
+  while (spawnSync('kill', ['-0', String(pid)]).status === 0)
+    await new Promise((resolve) => setTimeout(resolve, 5));
+}
+
+function timed(work: () => unknown): number {
+  const begin = performance.now();
+  work();
+  return performance.now() - begin;
+}
+
+function median(values: readonly number[]): number {
+  return [...values].sort((a, b) => a - b)[values.length >> 1] ?? 0;
+}
+
+function add(what: string, value: number, limit?: number): void {
+  results.push({ what, value, unit: 'ms', ...(limit === undefined ? {} : { limit }) });
+}
+
+function print(): void {
+  const rows = results.map(({ what, value, unit, limit }) => [
+    what,
+    value.toFixed(2),
+    unit,
+    limit === undefined ? '' : `${value <= limit ? 'within' : 'OVER'} ${limit.toFixed(0)}`,
+  ]);
+  process.stdout.write(`${tableText(rows, [1])}\n`);
+  const path = process.env.JSON_FILE;
+  if (path === undefined) process.stdout.write(`${JSON.stringify(results)}\n`);
+  else writeFileSync(path, JSON.stringify(results, null, 2));
+}
