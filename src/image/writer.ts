@@ -8,24 +8,29 @@ import {
   encodePreamble,
   HEADER_SIZE,
   PAGE_ALIGNMENT,
+  PREAMBLE_SIZE,
   recordType,
   trailingPadding,
 } from './format.js';
 import { ErrorRecordSchema, TailSchema } from './generated/image_pb.js';
 
+/** Bytes of pages that are kept until the processes run again: those of small trees are all. */
+const KEPT_PAGES = 64 << 20;
 const ZEROS = Buffer.alloc(PAGE_ALIGNMENT);
-/** Small records are gathered up to this many bytes before they are written. */
-const GATHER_SIZE = 1 << 20;
 
 /**
  * Writes an image stream in one pass to a descriptor, which may be a pipe. Throws OutputError when the
  * other side takes no more.
  */
 export class ImageWriter {
+  /** Messages that wait to be encoded. */
+  private queue: (() => void)[] = [];
   private gathered: Uint8Array[] = [encodePreamble()];
-  private gatheredSize = 16;
+  private gatheredSize = PREAMBLE_SIZE;
   private written = 0;
   private records = 0;
+  private room = KEPT_PAGES;
+  private buffer = Buffer.alloc(0);
 
   constructor(
     private readonly fd: number,
@@ -33,45 +38,57 @@ export class ImageWriter {
     private readonly name: string,
   ) {}
 
-  /** Bytes of the stream so far. */
+  /** Bytes of the stream so far, without what waits to be encoded. */
   get size(): number {
     return this.written + this.gatheredSize;
   }
 
-  /** Appends a record with a message as its payload. */
+  /**
+   * Appends a record with a message as its payload. The message must not change any more: it is encoded
+   * with {@link flush}, when the processes that it tells of may run again.
+   */
   record<Desc extends DescMessage>(
     type: number,
     objref: number,
     schema: Desc,
     init: MessageInitShape<Desc>,
   ): void {
-    this.append(type, objref, toBinary(schema, create(schema, init)));
+    this.queue.push(() => this.append(type, objref, toBinary(schema, create(schema, init))));
   }
 
   /**
-   * Appends a record of raw pages, aligned to a page in the stream, and writes it out: the buffer may be
-   * used again.
+   * Appends a record of raw pages, aligned to a page in the stream. `fill` puts them into the buffer that it
+   * is given. As long as there is room they are kept, to be written with {@link flush}; else they are
+   * written at once, and the buffer is used again.
    */
-  pages(objref: number, bytes: Uint8Array): void {
+  pages(objref: number, length: number, fill: (buffer: Buffer) => void): void {
+    if (length <= this.room) {
+      this.room -= length;
+      const kept = Buffer.allocUnsafeSlow(length);
+      fill(kept);
+      this.queue.push(() => this.appendPages(objref, kept));
+      return;
+    }
+    if (this.buffer.length < length) this.buffer = Buffer.allocUnsafeSlow(length);
+    const pages = this.buffer.subarray(0, length);
+    fill(pages);
+    this.encode();
+    this.appendPages(objref, pages);
+    this.flush();
+  }
+
+  private appendPages(objref: number, bytes: Uint8Array): void {
     const padding = (PAGE_ALIGNMENT - ((this.size + HEADER_SIZE) % PAGE_ALIGNMENT)) % PAGE_ALIGNMENT;
-    this.push(
-      encodeHeader({
-        type: recordType.pages,
-        flags: 0,
-        objref,
-        padding,
-        length: bytes.length,
-        payloadCrc: crc32(bytes),
-      }),
-    );
+    const header = { type: recordType.pages, flags: 0, objref, padding, length: bytes.length };
+    this.push(encodeHeader({ ...header, payloadCrc: crc32(bytes) }));
     this.push(ZEROS.subarray(0, padding));
     this.push(bytes);
     this.records++;
-    this.flush();
   }
 
   /** Ends the stream: with this record it is complete. */
   tail(): void {
+    this.encode();
     this.record(recordType.tail, 0, TailSchema, { records: this.records, bytes: BigInt(this.size) });
     this.flush();
   }
@@ -96,7 +113,10 @@ export class ImageWriter {
     this.push(payload);
     this.push(ZEROS.subarray(0, trailingPadding(payload.length)));
     this.records++;
-    if (this.gatheredSize > GATHER_SIZE) this.flush();
+  }
+
+  private encode(): void {
+    for (const append of this.queue.splice(0)) append();
   }
 
   private push(bytes: Uint8Array): void {
@@ -105,7 +125,9 @@ export class ImageWriter {
     this.gatheredSize += bytes.length;
   }
 
-  private flush(): void {
+  /** Encodes and writes out everything. */
+  flush(): void {
+    this.encode();
     const chunks = this.gathered;
     this.gathered = [];
     const size = this.gatheredSize;

@@ -1,39 +1,33 @@
-import { closeSync, openSync, readdirSync, readlinkSync, readSync } from 'node:fs';
+import { readdirSync } from 'node:fs';
+import { errno } from '../sys/errno.js';
+import { tryReadFile, tryReadLink } from '../sys/files.js';
+import { systemCallError } from '../sys/syscall.js';
 
-let buffer = Buffer.alloc(0x1_0000);
-
-/**
- * The whole text of a file below `/proc`, one character a byte. One read sees one state of the kernel, as
- * long as it fits the buffer; the buffer grows to what was met.
- */
+/** The whole text of a file below `/proc`, one character a byte. Throws SystemCallError. */
 export function readProc(path: string): string {
-  return readProcBytes(path).toString('latin1');
+  return orThrow(tryReadFile(path), path).toString('latin1');
 }
 
 /** As {@link readProc}, as bytes of their own. */
 export function readProcBytes(path: string): Buffer {
-  const fd = openSync(path, 'r');
-  try {
-    let length = 0;
-    for (;;) {
-      const count = readSync(fd, buffer, length, buffer.length - length, null);
-      if (count === 0) return Buffer.from(buffer.subarray(0, length));
-      length += count;
-      if (length === buffer.length) buffer = Buffer.concat([buffer], buffer.length * 2);
-    }
-  } finally {
-    closeSync(fd);
-  }
+  return Buffer.from(orThrow(tryReadFile(path), path));
 }
 
 /** The text, or undefined when the task that it tells of has ended. */
 export function readProcIfAlive(path: string): string | undefined {
-  return ifAlive(() => readProc(path));
+  const contents = tryReadFile(path);
+  return isGone(contents) ? undefined : orThrow(contents, path).toString('latin1');
+}
+
+/** Where a link leads. Throws SystemCallError. */
+export function readLink(path: string): string {
+  return orThrow(tryReadLink(path), path);
 }
 
 /** The target of a link below `/proc`, or undefined when its task has ended or there is none. */
 export function readLinkIfAlive(path: string): string | undefined {
-  return ifAlive(() => readlinkSync(path));
+  const target = tryReadLink(path);
+  return isGone(target) ? undefined : orThrow(target, path);
 }
 
 /** The numeric names in a directory below `/proc`, ascending; undefined when its task has ended. */
@@ -50,11 +44,18 @@ function ifAlive<T>(read: () => T): T | undefined {
   try {
     return read();
   } catch (error) {
-    if (isGone(error)) return undefined;
+    if (error instanceof Error && 'code' in error && (error.code === 'ENOENT' || error.code === 'ESRCH')) {
+      return undefined;
+    }
     throw error;
   }
 }
 
-function isGone(error: unknown): boolean {
-  return error instanceof Error && 'code' in error && (error.code === 'ENOENT' || error.code === 'ESRCH');
+function isGone(result: unknown): boolean {
+  return result === -errno.ENOENT || result === -errno.ESRCH;
+}
+
+function orThrow<T>(result: T | number, path: string): T {
+  if (typeof result === 'number') throw systemCallError(-result, 'reading', path);
+  return result;
 }

@@ -1,7 +1,8 @@
-import { readlinkSync, statSync } from 'node:fs';
+import { statSync } from 'node:fs';
 import type { Obstacle } from '../errors.js';
 import { FsStructSchema } from '../image/generated/fs_pb.js';
 import { taskKind } from '../objects/slice.js';
+import { readLink } from '../procfs/read.js';
 import { cString } from '../tracee/remoteCalls.js';
 
 /** Working directory, root and umask: `struct fs_struct`. Source: chdir(2), chroot(2), umask(2). */
@@ -20,8 +21,8 @@ export const fs = taskKind({
 
   checkpoint({ pid, status }) {
     const message = {
-      workingDirectory: readlinkSync(`/proc/${pid}/cwd`),
-      rootDirectory: readlinkSync(`/proc/${pid}/root`),
+      workingDirectory: readLink(`/proc/${pid}/cwd`),
+      rootDirectory: readLink(`/proc/${pid}/root`),
       umask: status.umask,
     };
     return () => message;
@@ -47,7 +48,7 @@ export const fs = taskKind({
 
 /** A directory that its path does not lead to any more can't be entered again. */
 function refuseDirectory(pid: number, link: 'cwd' | 'root', what: string): Obstacle[] {
-  const path = readlinkSync(`/proc/${pid}/${link}`);
+  const path = readLink(`/proc/${pid}/${link}`);
   const held = statSync(`/proc/${pid}/${link}`);
   const found = statSync(path, { throwIfNoEntry: false });
   if (found !== undefined && found.dev === held.dev && found.ino === held.ino) return [];

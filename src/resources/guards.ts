@@ -1,7 +1,6 @@
-import { readlinkSync } from 'node:fs';
 import type { Obstacle } from '../errors.js';
 import type { FrozenProcess, FrozenThread } from '../objects/frozenProcess.js';
-import { readLinkIfAlive } from '../procfs/read.js';
+import { readLink, readLinkIfAlive } from '../procfs/read.js';
 import { PF_IO_WORKER, signal } from '../sys/uapi.js';
 
 /** States of tasks that have no slice yet: each is refused by name. */
@@ -102,10 +101,18 @@ export function refuseUnheld(
   return obstacles;
 }
 
+const ownNamespaces = new Map<string, string | undefined>();
+
+/** This process's own; it does not change them. Undefined for a kind that the kernel does not have. */
+function ownNamespace(name: string): string | undefined {
+  if (!ownNamespaces.has(name)) ownNamespaces.set(name, readLinkIfAlive(`/proc/self/ns/${name}`));
+  return ownNamespaces.get(name);
+}
+
 function refuseNamespaces({ pid }: FrozenProcess): Obstacle[] {
   const foreign = NAMESPACES.filter((name) => {
-    const own = readLinkIfAlive(`/proc/self/ns/${name}`);
-    return own !== undefined && readlinkSync(`/proc/${pid}/ns/${name}`) !== own;
+    const own = ownNamespace(name);
+    return own !== undefined && readLink(`/proc/${pid}/ns/${name}`) !== own;
   });
   if (foreign.length === 0) return [];
   const plural = foreign.length === 1 ? 'a namespace' : 'namespaces';

@@ -6,6 +6,12 @@ import { RemoteOutput } from '../tracee/remoteCalls.js';
 
 const SIGSET_SIZE = 8;
 
+/** All signals but the two whose disposition is fixed. */
+export const CHANGEABLE_SIGNALS: readonly number[] = Array.from(
+  { length: NSIG },
+  (_, index) => index + 1,
+).filter((number) => number !== signal.SIGKILL && number !== signal.SIGSTOP);
+
 /** Signal dispositions: `struct sighand_struct`, shared by the threads of a process. Source: sigaction(2). */
 export const sighand = taskKind({
   kind: 'sighand',
@@ -14,7 +20,7 @@ export const sighand = taskKind({
   schema: SighandSchema,
 
   checkpoint(_process, calls) {
-    const questions = changeableSignals().map((number) => {
+    const questions = CHANGEABLE_SIGNALS.map((number) => {
       const output = new RemoteOutput(kernelSigaction.size);
       calls.call('rt_sigaction', [number, 0, output, SIGSET_SIZE], {
         purpose: `reading the disposition of signal ${number}`,
@@ -23,8 +29,9 @@ export const sighand = taskKind({
     });
     return () => {
       const actions = questions
+        // Nearly all are the default, which is all zeros but for the mask.
+        .filter(({ output }) => !isDefault(output.bytes))
         .map(({ number, output }) => ({ number, action: kernelSigaction.decode(output.bytes) }))
-        .filter(({ action }) => action.sa_handler !== SIG_DFL || action.sa_flags !== 0n)
         .map(({ number, action }) => ({
           signal: number,
           handler: action.sa_handler,
@@ -37,7 +44,7 @@ export const sighand = taskKind({
   },
 
   validate({ actions }) {
-    const index = actions.findIndex((action) => !changeableSignals().includes(action.signal));
+    const index = actions.findIndex((action) => !CHANGEABLE_SIGNALS.includes(action.signal));
     const wrong = actions[index];
     return wrong === undefined
       ? undefined
@@ -60,9 +67,7 @@ export const sighand = taskKind({
   },
 });
 
-/** All signals but the two whose disposition is fixed. */
-export function changeableSignals(): number[] {
-  return Array.from({ length: NSIG }, (_, index) => index + 1).filter(
-    (number) => number !== signal.SIGKILL && number !== signal.SIGSTOP,
-  );
+function isDefault(action: Buffer): boolean {
+  const { sa_handler, sa_flags } = kernelSigaction.offsets;
+  return action.readBigUInt64LE(sa_handler) === SIG_DFL && action.readBigUInt64LE(sa_flags) === 0n;
 }

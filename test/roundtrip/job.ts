@@ -3,6 +3,7 @@ import { cpSync, existsSync, mkdtempSync, openSync, readFileSync, rmSync, writeF
 import { tmpdir } from 'node:os';
 import { basename, dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { SystemCallError } from '../../src/errors.js';
 import { readLinkIfAlive, readNumbersIfAlive, readProcIfAlive } from '../../src/procfs/read.js';
 import { parseStat } from '../../src/procfs/stat.js';
 import { parseStatus } from '../../src/procfs/status.js';
@@ -13,7 +14,7 @@ const BINARIES = join(ROOT, 'dist', 'workloads');
 const READY_TIMEOUT_MS = 20_000;
 
 /** The command line, as users run it. */
-export const STASIS = join(ROOT, 'dist', 'stasis.js');
+export const STASIS = join(ROOT, 'dist', 'stasis.cjs');
 
 /** The path of a workload, which `scripts/build.js` has compiled. */
 export function workload(name: string): string {
@@ -192,7 +193,7 @@ function workingDirectory(pid: number): string | undefined {
   try {
     return readLinkIfAlive(`/proc/${pid}/cwd`);
   } catch (error) {
-    if (error instanceof Error && 'code' in error && error.code === 'EACCES') return undefined;
+    if (error instanceof SystemCallError && error.errnoName === 'EACCES') return undefined;
     throw error;
   }
 }

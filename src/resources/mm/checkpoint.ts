@@ -1,4 +1,4 @@
-import { closeSync, fstatSync, openSync, readlinkSync } from 'node:fs';
+import { closeSync, fstatSync, openSync } from 'node:fs';
 import type { MessageInitShape } from '@bufbuild/protobuf';
 import type { Obstacle } from '../../errors.js';
 import {
@@ -11,13 +11,13 @@ import type { ImageWriter } from '../../image/writer.js';
 import type { FrozenProcess } from '../../objects/frozenProcess.js';
 import type { ObjectTable, TableObject } from '../../objects/objectTable.js';
 import type { Refusal } from '../../objects/slice.js';
-import { readProcBytes } from '../../procfs/read.js';
+import { readLink, readProcBytes } from '../../procfs/read.js';
 import type { ProcMapping } from '../../procfs/smaps.js';
 import { type AddressRange, remoteAddress } from '../../tracee/address.js';
 import type { RemoteCalls } from '../../tracee/remoteCalls.js';
 import { refuseMappedFile, saveMappedFile } from './mappedFile.js';
 import { ownPages, savePages, saveSharedPages } from './pages.js';
-import { keptFlags, protectionOf, REFUSED_FLAGS, VSYSCALL, vmaKind } from './vma.js';
+import { meaningOf, protectionOf, VSYSCALL, vmaKind } from './vma.js';
 
 export const MEMORY_MAP_RECORD = 48;
 export const SHARED_MEMORY_RECORD = 50;
@@ -46,10 +46,8 @@ export class MemoryCheckpoint {
       const kind = vmaKind(mapping);
       if (kind === Vma_Kind.SPECIAL || mapping.name === VSYSCALL) continue;
       const where = `mapping ${rangeText(mapping)}`;
-      for (const [flag, what] of Object.entries(REFUSED_FLAGS)) {
-        if (mapping.flags.has(flag)) {
-          obstacles.push({ pid: process.pid, where, what, advice: 'not supported; unmap it first' });
-        }
+      for (const what of meaningOf(mapping).refused) {
+        obstacles.push({ pid: process.pid, where, what, advice: 'not supported; unmap it first' });
       }
       if (kind === Vma_Kind.PRIVATE_FILE || kind === Vma_Kind.SHARED_FILE) {
         const path = decodePath(mapping.name);
@@ -65,7 +63,7 @@ export class MemoryCheckpoint {
       }
     }
     const exe = `/proc/${process.pid}/exe`;
-    const path = readlinkSync(exe);
+    const path = readLink(exe);
     return [...obstacles, ...this.refuseFile(process.pid, 'executable', path, path, exe)];
   }
 
@@ -88,7 +86,7 @@ export class MemoryCheckpoint {
         envStart: stat.envStart,
         envEnd: stat.envEnd,
         auxv,
-        exe: this.fileObject(readlinkSync(`/proc/${process.pid}/exe`), true).objref,
+        exe: this.fileObject(readLink(`/proc/${process.pid}/exe`), true).objref,
         vmas: process.mappings
           .filter((mapping) => mapping.name !== VSYSCALL)
           .map((mapping) => this.vmaMessage(process, mapping)),
@@ -139,7 +137,7 @@ export class MemoryCheckpoint {
       offset: mapping.offset,
       object: this.objectOf(process, mapping, kind),
       name: mapping.name.startsWith('[') ? mapping.name : '',
-      flags: keptFlags(mapping),
+      flags: meaningOf(mapping).kept,
       mayWrite: mapping.write || mapping.flags.has('mw'),
     };
   }

@@ -16,7 +16,6 @@ const PAGE = BigInt(PAGE_SIZE);
 const CHUNK_SIZE = 2 << 20;
 const REGIONS = 4096;
 const regions = Buffer.alloc(REGIONS * pageRegion.size);
-const chunk = Buffer.alloc(CHUNK_SIZE);
 let scanKnown: boolean | undefined;
 
 /**
@@ -60,9 +59,13 @@ function scanPages(fd: number, start: bigint, end: bigint): AddressRange[] | und
     check(count, 'ioctl PAGEMAP_SCAN');
     scanKnown = true;
     for (let i = 0; i < count; i++) {
-      const region = pageRegion.decode(regions, i * pageRegion.size);
-      if ((region.categories & pagemap.PAGE_IS_PFNZERO) !== 0n) continue;
-      found.push({ start: remoteAddress(region.start), end: remoteAddress(region.end) });
+      const at = i * pageRegion.size;
+      const { start: from, end: to, categories } = pageRegion.offsets;
+      if ((regions.readUInt32LE(at + categories) & Number(pagemap.PAGE_IS_PFNZERO)) !== 0) continue;
+      found.push({
+        start: remoteAddress(regions.readBigUInt64LE(at + from)),
+        end: remoteAddress(regions.readBigUInt64LE(at + to)),
+      });
     }
     from = pmScanArg.decode(argument).walk_end;
   }
@@ -117,8 +120,8 @@ export function savePages(
   ranges: readonly AddressRange[],
   writer: ImageWriter,
 ): Iterable<number> {
-  return saveChunks(ranges, objref, writer, (part) => {
-    readRanges(memory, part, chunk);
+  return saveChunks(ranges, objref, writer, (part, buffer) => {
+    readRanges(memory, part, buffer);
   });
 }
 
@@ -135,10 +138,10 @@ export function saveSharedPages(
     ranges.push({ start: remoteAddress(BigInt(at)), end: remoteAddress(BigInt(end)) });
     at = end < size ? seekData(fd, end) : undefined;
   }
-  return saveChunks(ranges, objref, writer, (part) => {
+  return saveChunks(ranges, objref, writer, (part, buffer) => {
     let filled = 0;
     for (const { start, end } of part) {
-      filled += readSync(fd, chunk, filled, Number(end - start), Number(start));
+      filled += readSync(fd, buffer, filled, Number(end - start), Number(start));
     }
   });
 }
@@ -147,14 +150,13 @@ function* saveChunks(
   ranges: readonly AddressRange[],
   objref: number,
   writer: ImageWriter,
-  fill: (part: readonly AddressRange[]) => void,
+  fill: (part: readonly AddressRange[], buffer: Buffer) => void,
 ): Generator<number> {
   for (const part of split(ranges, CHUNK_SIZE)) {
     const length = Number(part.reduce((sum, range) => sum + (range.end - range.start), 0n));
-    fill(part);
     const runs = part.map(({ start, end }) => ({ start, pages: Number((end - start) / PAGE) }));
     writer.record(recordType.pagemap, objref, PagemapSchema, { runs });
-    writer.pages(objref, chunk.subarray(0, length));
+    writer.pages(objref, length, (buffer) => fill(part, buffer));
     yield length / PAGE_SIZE;
   }
 }

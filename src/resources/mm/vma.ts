@@ -8,7 +8,7 @@ const SPECIAL_NAMES = /^\[(vdso|vvar|vvar_[a-z]+)\]$/;
 
 /** What kind of mapping a line of `/proc/PID/smaps` shows. */
 export function vmaKind(mapping: ProcMapping): Vma_Kind {
-  if (SPECIAL_NAMES.test(mapping.name)) return Vma_Kind.SPECIAL;
+  if (mapping.name.startsWith('[v') && SPECIAL_NAMES.test(mapping.name)) return Vma_Kind.SPECIAL;
   if (mapping.shared) {
     return isSharedAnonymous(mapping) ? Vma_Kind.SHARED_ANONYMOUS : Vma_Kind.SHARED_FILE;
   }
@@ -60,9 +60,27 @@ export const REFUSED_FLAGS: Readonly<Record<string, string>> = {
   io: 'memory of a device',
 };
 
-/** The flags of a mapping that are brought back, in the order of the tables above. */
-export function keptFlags(mapping: ProcMapping): string[] {
-  return [...Object.keys(MAP_FLAGS), ...Object.keys(ADVICE)].filter((flag) => mapping.flags.has(flag));
+/** What is done with a set of flags. */
+export interface FlagsMeaning {
+  /** Those that are brought back, in the order of the tables above. */
+  readonly kept: string[];
+  /** What can't be brought back, in words. */
+  readonly refused: readonly string[];
+}
+
+const meanings = new WeakMap<ReadonlySet<string>, FlagsMeaning>();
+
+/** What is done with a mapping's flags. The parser makes one set for all mappings that have the same. */
+export function meaningOf({ flags }: ProcMapping): FlagsMeaning {
+  let meaning = meanings.get(flags);
+  if (meaning === undefined) {
+    meaning = {
+      kept: [...Object.keys(MAP_FLAGS), ...Object.keys(ADVICE)].filter((flag) => flags.has(flag)),
+      refused: Object.entries(REFUSED_FLAGS).flatMap(([flag, what]) => (flags.has(flag) ? [what] : [])),
+    };
+    meanings.set(flags, meaning);
+  }
+  return meaning;
 }
 
 /** The name given with PR_SET_VMA, out of `[anon:NAME]`. */

@@ -19,7 +19,7 @@ import { SCRATCH_SIZE, type Scratch, scratchAt } from '../../tracee/scratch.js';
 import { callsOfNewTask, mapScratch, RESTART_END_SIGNAL, startStub } from '../../tracee/stub.js';
 import { describeStop, isEventStop, Tracee } from '../../tracee/tracee.js';
 import { VSYSCALL, vmaKind } from '../mm/vma.js';
-import { changeableSignals } from '../sighand.js';
+import { CHANGEABLE_SIGNALS } from '../sighand.js';
 
 const SIGSET_SIZE = 8;
 const RLIMIT_NOFILE = 7;
@@ -128,7 +128,7 @@ export class Helper implements Disposable {
       const all = rlimit64.encode({ rlim_cur: own.hard, rlim_max: own.hard });
       calls.call('prlimit64', [0, RLIMIT_NOFILE, all, 0], { purpose: 'raising the limit of open files' });
     }
-    for (const number of changeableSignals())
+    for (const number of CHANGEABLE_SIGNALS)
       calls.call('rt_sigaction', [number, new Uint8Array(32), 0, SIGSET_SIZE]);
     const pidfd = calls.call('pidfd_open', [this.pid, 0]);
     calls.call('dup3', [pidfd, reserved.helper, open.O_CLOEXEC]);

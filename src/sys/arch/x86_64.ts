@@ -69,6 +69,7 @@ export const syscallNumbers = {
   wait4: 61,
   exit_group: 231,
   linkat: 265,
+  readlinkat: 267,
   ioctl: 16,
   write: 1,
   poll: 7,
