@@ -29,6 +29,7 @@ export interface ImageRecord {
 }
 
 const CHUNK_SIZE = 1 << 20;
+const AHEAD_SIZE = 0x1_0000;
 
 /**
  * Reads all records of an image in a regular file and checks every byte: frames, checksums, and that the
@@ -68,6 +69,9 @@ export function decodePayload<Desc extends DescMessage>(
 class Reader {
   private position = 0;
   private readonly chunk = Buffer.alloc(CHUNK_SIZE);
+  private readonly ahead = Buffer.alloc(AHEAD_SIZE);
+  private aheadStart = 0;
+  private aheadLength = 0;
 
   constructor(private readonly fd: number) {}
 
@@ -162,9 +166,19 @@ class Reader {
   }
 
   private fill(buffer: Buffer, field: string): Buffer {
-    let filled = 0;
+    let filled = this.fromAhead(buffer);
     while (filled < buffer.length) {
-      const count = readSync(this.fd, buffer, filled, buffer.length - filled, this.position + filled);
+      const wanted = buffer.length - filled;
+      if (wanted < AHEAD_SIZE) {
+        // Most records are small: many come with one read.
+        this.aheadStart = this.position + filled;
+        this.aheadLength = readSync(this.fd, this.ahead, 0, AHEAD_SIZE, this.aheadStart);
+        if (this.aheadLength > 0) {
+          filled += this.fromAhead(buffer, filled);
+          continue;
+        }
+      }
+      const count = readSync(this.fd, buffer, filled, wanted, this.position + filled);
       if (count === 0) {
         throw new ImageError(this.position + filled, field, 'the stream ends here: it was cut off');
       }
@@ -172,6 +186,13 @@ class Reader {
     }
     this.position += filled;
     return buffer;
+  }
+
+  /** Takes what was read ahead, from `filled` on. Returns how many bytes. */
+  private fromAhead(buffer: Buffer, filled = 0): number {
+    const from = this.position + filled - this.aheadStart;
+    if (from < 0 || from >= this.aheadLength) return 0;
+    return this.ahead.copy(buffer, filled, from, this.aheadLength);
   }
 }
 

@@ -59,6 +59,8 @@ export function loadImage(fd: number): LoadedImage {
   return loader.load(fstatSync(fd).size);
 }
 
+const taskKindByType = new Map([...processKinds, ...threadKinds].map((kind) => [kind.recordType, kind]));
+const fileKindByType = new Map(fileKinds.map((kind) => [kind.recordType, kind]));
 const LAST_ADDRESS = 0x7fff_ffff_f000n;
 const MAX_DESCRIPTOR = 0x4000_0000;
 
@@ -120,14 +122,14 @@ class Loader {
         'the pages of the pagemap before it are missing',
       );
     }
-    const taskKind = [...processKinds, ...threadKinds].find((kind) => kind.recordType === record.type);
+    const taskKind = taskKindByType.get(record.type);
     if (taskKind !== undefined) {
       const states = this.states.get(record.objref) ?? [];
       states.push(taskKind.load(record));
       this.states.set(record.objref, states);
       return;
     }
-    const kind = fileKinds.find((candidate) => candidate.recordType === record.type);
+    const kind = fileKindByType.get(record.type);
     if (kind !== undefined) {
       this.put(this.files, record, kind.load(record));
       return;

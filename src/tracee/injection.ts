@@ -54,7 +54,9 @@ export class Injection implements Disposable {
   private readonly endSignal: number;
   private readonly entered = new Set<StoppedThread>();
   private mapped = false;
+  private ending = false;
   private closed = false;
+  private running: StoppedThread | undefined;
 
   constructor(private readonly target: InjectionTarget) {
     this.endSignal = chooseEndSignal(target);
@@ -62,12 +64,22 @@ export class Injection implements Disposable {
     const hole = findHole(target.used, SCRATCH_SIZE);
     if (hole === undefined) throw noRoom(target.pid);
     this.scratch = scratchAt(hole);
-    try {
-      this.mapScratch();
-    } catch (error) {
-      this[Symbol.dispose]();
-      throw error;
-    }
+  }
+
+  /** Sets off the mapping of the scratch area; {@link ready} ends it. Meanwhile others can be set off. */
+  begin(): void {
+    const { scratch } = this;
+    const flags = BigInt(mapFlag.MAP_PRIVATE | mapFlag.MAP_ANONYMOUS | mapFlag.MAP_FIXED_NOREPLACE);
+    const anonymous = [flags, -1n, 0n];
+    const codeProtection = BigInt(prot.PROT_READ | prot.PROT_EXEC);
+    const dataProtection = BigInt(prot.PROT_READ | prot.PROT_WRITE);
+    this.startInPadding(this.target.leader, (assembler) => {
+      assembler
+        .systemCall(nr.mmap, [scratch.code, BigInt(SCRATCH_CODE_SIZE), codeProtection, ...anonymous])
+        .moveResult('r12')
+        .systemCall(nr.mmap, [scratch.data, scratch.end - scratch.data, dataProtection, ...anonymous])
+        .moveResult('r13');
+    });
   }
 
   /** A queue of system calls to be made by `thread`. End it with {@link leave} before the next thread's. */
@@ -78,7 +90,8 @@ export class Injection implements Disposable {
       scratch: this.scratch,
       epilogueSize: VDSO_CODE_SIZE,
       appendEpilogue: (assembler) => this.appendScratchEpilogue(assembler, thread),
-      run: () => this.run(thread, this.scratch.code),
+      start: () => this.start(thread, this.scratch.code),
+      finish: () => this.finish(),
     };
     return new RemoteCalls(runner);
   }
@@ -90,38 +103,36 @@ export class Injection implements Disposable {
     thread.tracee.setRegisters(thread.registers);
   }
 
-  /** Removes the scratch area and gives all threads their state back. */
+  /** Sets off the removal of the scratch area, which the scope's end waits for. */
+  end(): void {
+    if (this.ending) return;
+    if (this.running !== undefined) this.finish();
+    this.ending = true;
+    const { leader } = this.target;
+    for (const thread of this.entered) if (thread !== leader) this.leave(thread);
+    if (!this.mapped) return;
+    this.startInPadding(leader, (assembler) => {
+      assembler.systemCall(nr.munmap, [this.scratch.start, BigInt(SCRATCH_SIZE)]);
+    });
+  }
+
+  /** Gives all threads their state back. */
   [Symbol.dispose](): void {
     if (this.closed) return;
     this.closed = true;
-    const { leader } = this.target;
-    for (const thread of this.entered) if (thread !== leader) this.leave(thread);
-    if (this.mapped) {
-      this.runInPadding(leader, (assembler) => {
-        assembler.systemCall(nr.munmap, [this.scratch.start, BigInt(SCRATCH_SIZE)]).moveResult('r12');
-      });
-    }
-    this.leave(leader);
+    this.end();
+    if (this.running !== undefined) this.finish();
+    this.leave(this.target.leader);
     this.target.memory.write(this.padding, new Uint8Array(VDSO_CODE_SIZE));
   }
 
-  private mapScratch(): void {
-    const { scratch } = this;
-    const flags = BigInt(mapFlag.MAP_PRIVATE | mapFlag.MAP_ANONYMOUS | mapFlag.MAP_FIXED_NOREPLACE);
-    const anonymous = [flags, -1n, 0n];
-    const codeProtection = BigInt(prot.PROT_READ | prot.PROT_EXEC);
-    const dataProtection = BigInt(prot.PROT_READ | prot.PROT_WRITE);
-    this.runInPadding(this.target.leader, (assembler) => {
-      assembler
-        .systemCall(nr.mmap, [scratch.code, BigInt(SCRATCH_CODE_SIZE), codeProtection, ...anonymous])
-        .moveResult('r12')
-        .systemCall(nr.mmap, [scratch.data, scratch.end - scratch.data, dataProtection, ...anonymous])
-        .moveResult('r13');
-    });
+  /** Waits until the scratch area is mapped. Throws SystemCallError. */
+  ready(): void {
+    this.finish();
     const results = this.target.leader.tracee.getRegisters();
     for (const [register, wanted] of [
-      ['r12', scratch.code],
-      ['r13', scratch.data],
+      ['r12', this.scratch.code],
+      ['r13', this.scratch.data],
     ] as const) {
       const result = BigInt.asIntN(64, results.get(register));
       if (result === wanted) this.mapped = true;
@@ -138,7 +149,7 @@ export class Injection implements Disposable {
     }
   }
 
-  private runInPadding(thread: StoppedThread, body: (assembler: Assembler) => void): void {
+  private startInPadding(thread: StoppedThread, body: (assembler: Assembler) => void): void {
     const assembler = new Assembler(Buffer.alloc(VDSO_CODE_SIZE));
     body(assembler);
     this.appendEndSignal(assembler, thread);
@@ -148,7 +159,7 @@ export class Injection implements Disposable {
     if (assembler.length > VDSO_CODE_SIZE - 8) throw new InternalError('the code for the vdso is too long');
     assembler.bytes.writeBigUInt64LE(thread.signalMask, VDSO_CODE_SIZE - 8);
     this.target.memory.write(this.padding, assembler.bytes);
-    this.run(thread, this.padding);
+    this.start(thread, this.padding);
   }
 
   private appendScratchEpilogue(assembler: Assembler, thread: StoppedThread): void {
@@ -177,14 +188,21 @@ export class Injection implements Disposable {
       .restoreRegisters(resolveInterruptedSyscall(thread.registers, 'kept'));
   }
 
-  private run(thread: StoppedThread, code: RemoteAddress): void {
+  private start(thread: StoppedThread, code: RemoteAddress): void {
     const { tracee } = thread;
     tracee.setRegisters(thread.registers.clone().set('rip', code).set('orig_rax', -1n));
     if (!this.entered.has(thread)) {
       this.entered.add(thread);
       tracee.setSignalMask(SIG_BLOCK_ALL & ~signalBit(this.endSignal));
     }
+    this.running = thread;
     tracee.resume();
+  }
+
+  private finish(): void {
+    const tracee = this.running?.tracee;
+    if (tracee === undefined) throw new InternalError('no program is running');
+    this.running = undefined;
     for (;;) {
       const stop = tracee.wait();
       if (stop.kind === 'signal' && stop.signal === this.endSignal) {

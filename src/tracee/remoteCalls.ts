@@ -71,7 +71,10 @@ export interface CodeRunner {
   appendEpilogue(assembler: Assembler): void;
   /** Bytes that {@link appendEpilogue} needs at most. */
   readonly epilogueSize: number;
-  run(): void;
+  /** Sets the task going at the scratch area's start. */
+  start(): void;
+  /** Waits until it has come to the end. */
+  finish(): void;
 }
 
 interface QueuedCall {
@@ -137,11 +140,23 @@ export class RemoteCalls {
 
   /** Runs what is queued. Throws RemoteCallError for the first call that failed and may not. */
   flush(): void {
+    this.start();
+    this.finish();
+  }
+
+  /** Sets off what is queued, to be ended by {@link finish}: meanwhile other tasks can be set off too. */
+  start(): void {
     if (this.queue.length === 0) return;
     const { memory, scratch } = this.runner;
     memory.write(scratch.code, this.compile());
     memory.write(scratch.data, this.initialData());
-    this.runner.run();
+    this.runner.start();
+  }
+
+  /** Waits for what {@link start} set off. Throws as {@link flush} does. */
+  finish(): void {
+    if (this.queue.length === 0) return;
+    this.runner.finish();
     this.collectResults();
   }
 

@@ -147,10 +147,12 @@ export function callsOfNewTask(
     appendEpilogue(assembler: Assembler) {
       assembler.systemCall(nr.tgkill, [BigInt(pid), BigInt(tracee.tid), BigInt(RESTART_END_SIGNAL)]).hang();
     },
-    run() {
+    start() {
       const registers = tracee.getRegisters();
       tracee.setRegisters(registers.set('rip', scratch.code).set('orig_rax', -1n));
       tracee.resume();
+    },
+    finish() {
       for (let stop = tracee.wait(); !isEnd(stop); stop = tracee.wait()) {
         if (stop.kind === 'event' && !isEventStop(stop)) onBirth(tracee.eventMessage());
         else if (stop.kind !== 'signal') {

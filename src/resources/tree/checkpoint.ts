@@ -13,11 +13,9 @@ import { ObjectTable, type Objref } from '../../objects/objectTable.js';
 import { readProc } from '../../procfs/read.js';
 import { parseStat } from '../../procfs/stat.js';
 import { parseStatus } from '../../procfs/status.js';
-import { kcmp, sendSignal } from '../../sys/process.js';
-import { kcmpType, signal } from '../../sys/uapi.js';
-import { remoteAddress } from '../../tracee/address.js';
+import { kcmp } from '../../sys/process.js';
+import { kcmpType } from '../../sys/uapi.js';
 import { Registers } from '../../tracee/arch/x86_64/registers.js';
-import { Injection } from '../../tracee/injection.js';
 import { RemoteMemory } from '../../tracee/memory.js';
 import { saveFilesStruct } from '../filesStruct.js';
 import { refuseProcess, refuseThread, refuseUnheld } from '../guards.js';
@@ -25,9 +23,8 @@ import { fileKinds, processKinds, threadKinds } from '../index.js';
 import { MemoryCheckpoint } from '../mm/checkpoint.js';
 import { OpenFiles } from '../openFiles.js';
 import { saveProcess } from '../process.js';
+import { Inquiry, type Save } from './inquiry.js';
 import { type Member, planBirths } from './sessions.js';
-
-type Save = (writer: ImageWriter) => void;
 
 /** The state of a held tree: collected, examined, asked for, and saved. */
 export class TreeCheckpoint implements Disposable {
@@ -79,9 +76,20 @@ export class TreeCheckpoint implements Disposable {
     return [...unheld, ...own, ...order, ...this.sharing, ...this.files.classify()];
   }
 
-  /** Asks every task for what only it can tell. */
+  /** Asks every task for what only it can tell. All processes work at the same time. */
   ask(): void {
-    for (const process of this.processes) this.askProcess(process);
+    const inquiries: Inquiry[] = [];
+    try {
+      for (const process of this.processes) {
+        const inquiry = new Inquiry(process, this.memory, this.spaces.get(process) ?? 0);
+        inquiries.push(inquiry);
+        inquiry.begin();
+      }
+      for (const inquiry of inquiries) inquiry.askLeader();
+      for (const inquiry of inquiries) this.saves.push(...inquiry.finish());
+    } finally {
+      for (const inquiry of inquiries) inquiry[Symbol.dispose]();
+    }
   }
 
   /** Writes everything but the pages. */
@@ -162,46 +170,6 @@ export class TreeCheckpoint implements Disposable {
     }
   }
 
-  private askProcess(process: FrozenProcess): void {
-    const [leader] = process.threads;
-    if (leader === undefined) return;
-    using injection = new Injection({
-      pid: process.pid,
-      leader,
-      memory: process.memory,
-      used: process.mappings.map(({ start, end }) => ({
-        start: remoteAddress(start),
-        end: remoteAddress(end),
-      })),
-      vdso: rangeNamed(process, '[vdso]'),
-      caughtSignals: process.status.caughtSignals,
-      pendingSignals: process.threads.reduce(
-        (all, { status }) => all | status.pendingSignals,
-        process.status.sharedPendingSignals,
-      ),
-    });
-    for (const thread of process.threads) {
-      const calls = injection.callsOf(thread);
-      if (thread === leader) {
-        const space = this.memory.ask(process, calls);
-        const objref = this.spaces.get(process) ?? 0;
-        this.saves.push((writer) => space(writer, objref));
-        for (const kind of processKinds) {
-          const save = kind.ask(process, calls);
-          this.saves.push((writer) => save(writer, process.objref));
-        }
-      }
-      for (const kind of threadKinds) {
-        const save = kind.ask(thread, calls);
-        this.saves.push((writer) => save(writer, thread.objref));
-      }
-      calls.flush();
-      if (thread !== leader) injection.leave(thread);
-    }
-    injection[Symbol.dispose]();
-    if (injection.stopRequested) sendSignal(process.pid, signal.SIGSTOP);
-  }
-
   private members(): Member[] {
     const root = this.processes[0];
     return this.processes.map(({ pid, stat }) => ({
@@ -237,13 +205,6 @@ function sharedWith(pid: number, other: number, what: string): Obstacle {
 
 function apart(pid: number, tid: number, what: string): Obstacle {
   return { pid, where: `thread ${tid}`, what: `a ${what} of its own`, advice: 'not supported yet' };
-}
-
-function rangeNamed({ mappings }: FrozenProcess, wanted: string) {
-  const mapping = mappings.find(({ name }) => name === wanted);
-  return mapping === undefined
-    ? undefined
-    : { start: remoteAddress(mapping.start), end: remoteAddress(mapping.end) };
 }
 
 function parentOf(pid: number): number {

@@ -84,15 +84,20 @@ export class NewProcess implements Disposable {
     return children;
   }
 
-  /** Joins its process group, which exists by now, and builds its address space. */
-  buildMemory(source: MemorySource): void {
+  /** Sets off joining its process group, which exists by now, and building its address space. */
+  startMemory(source: MemorySource): void {
     const { birth, calls } = this;
     if (!birth.leadsSession && !birth.leadsGroup && birth.member.processGroup !== birth.birthGroup) {
       const group = birth.member.processGroup || this.context.outsideGroup;
       calls.call('setpgid', [0, group], { purpose: `joining process group ${group}` });
     }
     buildMemory(this.loaded.mm, source, calls);
-    calls.flush();
+    calls.start();
+  }
+
+  /** Waits for what was set off last. Meanwhile other processes can be at work. */
+  finish(): void {
+    this.calls.finish();
   }
 
   /** Fills its table of descriptors. */
@@ -106,14 +111,21 @@ export class NewProcess implements Disposable {
     this.calls.call('close_range', [helper, image, 0]);
   }
 
-  /** Makes the other threads, and brings back the state of all tasks, the leader's last. */
-  restoreState(): void {
-    const [, ...others] = this.loaded.threads;
-    for (const { message } of others)
+  /** Sets off making the other threads, and bringing back the state of the process. */
+  startState(): void {
+    for (const { message } of this.loaded.threads.slice(1)) {
       queueClone(this.calls, message.tid, { flags: THREAD_FLAGS, exitSignal: 0 });
-    const context = this.restartContext(this.pid);
-    for (const state of this.loaded.states) state.restart(this.calls, context);
-    this.calls.flush();
+    }
+    for (const state of this.loaded.states) state.restart(this.calls, this.restartContext(this.pid));
+    // Without other threads the leader's own state can follow at once.
+    if (this.loaded.threads.length === 1) this.queueLeaderState();
+    this.calls.start();
+  }
+
+  /** Brings back the state of all threads, the leader's last. */
+  restoreThreads(): void {
+    const others = this.loaded.threads.slice(1);
+    if (others.length === 0) return;
     for (const { message, states } of others) {
       const tracee = adoptBorn([message.tid], message.tid);
       this.threads.push(tracee);
@@ -121,8 +133,14 @@ export class NewProcess implements Disposable {
       for (const state of states) state.restart(calls, this.restartContext(message.tid));
       calls.flush();
     }
-    for (const state of this.loaded.threads[0]?.states ?? []) state.restart(this.calls, context);
+    this.queueLeaderState();
     this.calls.flush();
+  }
+
+  private queueLeaderState(): void {
+    for (const state of this.loaded.threads[0]?.states ?? []) {
+      state.restart(this.calls, this.restartContext(this.pid));
+    }
   }
 
   /** Removes the scratch area and sets all registers: from here on the tasks can only be released. */

@@ -136,13 +136,14 @@ export class TreeRestart implements Disposable {
     if (helper === undefined || objects === undefined) throw new RestartFailedError('nothing is open', {});
     for (const process of this.processes) {
       const loaded = this.loadedOf(process);
-      process.buildMemory({
+      process.startMemory({
         objects,
         parked: helper.parked,
         reserved: this.reserved,
         pages: this.image.pages.get(loaded.message.mm) ?? [],
       });
     }
+    for (const process of this.processes) process.finish();
   }
 
   /** Fills every table of descriptors once, and brings back the state of all tasks. */
@@ -160,7 +161,11 @@ export class TreeRestart implements Disposable {
         });
         process.closeReserved();
       }
-      process.restoreState();
+      process.startState();
+    }
+    for (const process of this.processes) {
+      process.finish();
+      process.restoreThreads();
     }
   }
 
