@@ -82,7 +82,6 @@ const PROGRAMS: Readonly<Record<string, Program>> = {
     command: ['bash', 'script.sh'],
     prepare(directory) {
       const script =
-        // biome-ignore lint/suspicious/noTemplateCurlyInString: it is a shell's
         'for i in $(seq 150); do echo "line $i $((i * i))"; sleep 0.003; done | gzip -n > out.gz; echo "${PIPESTATUS[@]}" > status\n';
       writeFileSync(join(directory, 'script.sh'), script);
     },

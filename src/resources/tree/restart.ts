@@ -34,6 +34,8 @@ export class TreeRestart implements Disposable {
   private readonly created: number[] = [];
   private readonly processes: NewProcess[] = [];
   private readonly sources = new Map<number, FileSource>();
+  /** How many processes have each table of descriptors. */
+  private readonly tableUsers = new Map<number, number>();
   private helper: Helper | undefined;
   private objects: MappedObjects | undefined;
   private released = false;
@@ -45,6 +47,9 @@ export class TreeRestart implements Disposable {
     private readonly outside: OutsideEnds,
   ) {
     this.reserved = reserveDescriptors(image, FIRST_OUTSIDE_DESCRIPTOR + outside.descriptors.length);
+    for (const { message } of image.processes) {
+      this.tableUsers.set(message.files, (this.tableUsers.get(message.files) ?? 0) + 1);
+    }
     this.byPid = new Map(image.processes.map((process) => [process.message.pid, process]));
     const { births, obstacles } = planBirths(image.processes.map(({ message }) => message));
     if (obstacles.length > 0) throw new RestartRefusedError(obstacles);
@@ -142,6 +147,8 @@ export class TreeRestart implements Disposable {
         reserved: this.reserved,
         pages: this.image.pages.get(loaded.message.mm) ?? [],
       });
+      // Those that share a table would take each other's descriptors.
+      if (this.sharesFiles(loaded)) process.finish();
     }
     for (const process of this.processes) process.finish();
   }
@@ -197,6 +204,10 @@ export class TreeRestart implements Disposable {
     for (const tid of tidsOf(this.image)) if (!pids.includes(tid)) reapTracee(tid);
     for (const pid of pids) reapTracee(pid);
     for (const pid of pids) waitFor(pid, wait.WNOHANG);
+  }
+
+  private sharesFiles({ message }: LoadedProcess): boolean {
+    return (this.tableUsers.get(message.files) ?? 0) > 1;
   }
 
   private register(tracee: Tracee): Tracee {
