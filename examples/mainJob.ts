@@ -11,7 +11,7 @@ import { checkpoint, inspect, restart } from '../src/index.js';
 import { checkpointText, restartText } from '../src/present/report.js';
 
 const SIZE_MIB = 100;
-const COMMAND = ['xz', '-T2', '-2', '--block-size=4MiB', '--stdout', '--keep'];
+const COMMAND = ['xz', '-T2', '-0', '--block-size=4MiB', '--stdout', '--keep'];
 
 await main();
 

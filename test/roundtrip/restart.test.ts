@@ -16,7 +16,8 @@ import { crc32 } from 'node:zlib';
 import { checkpoint } from '../../src/checkpoint.js';
 import { ImageError, RestartRefusedError, type StasisError } from '../../src/errors.js';
 import { inspect } from '../../src/inspect.js';
-import { readNumbersIfAlive, readProcIfAlive } from '../../src/procfs/read.js';
+import { readNumbersIfAlive, readProc, readProcIfAlive } from '../../src/procfs/read.js';
+import { parseMappings } from '../../src/procfs/smaps.js';
 import { restart } from '../../src/restart.js';
 import { Job, lastingLeftovers, STASIS, skipUnlessRoot, sleep, workload } from './job.js';
 
@@ -258,6 +259,35 @@ test('a restart that fails, or is killed, leaves no process behind', { skip }, a
     [],
   );
 });
+
+/** Workloads that map nothing any more once they are set up. */
+for (const name of ['waiting', 'files', 'pipes']) {
+  test(`${name}: /proc/PID/maps is as before`, { skip }, async () => {
+    await using job = await new Job().startWorkload(name);
+    await sleep(50);
+    const before = mapsOf(job.pid);
+    await checkpoint(job.pid, { output: job.image, kill: true });
+    await job.end;
+    const { pid, wait } = await restart({ input: job.image });
+    assert.deepEqual(mapsOf(pid), before);
+    job.stop();
+    assert.equal(await job.result(), 'PASS');
+    await wait();
+  });
+}
+
+/** Neighbours that are alike may have been two mappings, or one; shared memory has a new inode. */
+function mapsOf(pid: number): string[] {
+  const lines: { end: bigint; kind: string; text: string }[] = [];
+  for (const mapping of parseMappings(readProc(`/proc/${pid}/maps`))) {
+    const { start, end, read, write, execute, shared, name, inode } = mapping;
+    const kind = `${[read, write, execute, shared].map(Number).join('')} ${name}`;
+    const previous = lines.at(-1);
+    if (inode === 0n && previous?.end === start && previous.kind === kind) previous.end = end;
+    else lines.push({ end, kind, text: `${start.toString(16)} ${mapping.offset}` });
+  }
+  return lines.map(({ end, kind, text }) => `${text} ${end.toString(16)} ${kind}`);
+}
 
 test('the same tree restarted again and again does not drift', { skip }, async () => {
   await using job = await new Job().startWorkload('survivor');
