@@ -2,7 +2,11 @@ import { writevSync } from 'node:fs';
 import { crc32 } from 'node:zlib';
 import { create, type DescMessage, type MessageInitShape, toBinary } from '@bufbuild/protobuf';
 import { OutputError } from '../errors.js';
+import { nr } from '../sys/arch/index.js';
+import { errno, errnoName } from '../sys/errno.js';
 import { sleepSync } from '../sys/process.js';
+import { iovec } from '../sys/structs.js';
+import { addressOf, syscallInBackground, systemCallError } from '../sys/syscall.js';
 import {
   encodeHeader,
   encodePreamble,
@@ -16,6 +20,8 @@ import { ErrorRecordSchema, TailSchema } from './generated/image_pb.js';
 
 /** Bytes of pages that are kept until the processes run again: those of small trees are all. */
 const KEPT_PAGES = 64 << 20;
+/** IOV_MAX of limits.h, and a little less. */
+const MAX_CHUNKS = 1000;
 const ZEROS = Buffer.alloc(PAGE_ALIGNMENT);
 
 /**
@@ -30,7 +36,8 @@ export class ImageWriter {
   private written = 0;
   private records = 0;
   private room = KEPT_PAGES;
-  private buffer = Buffer.alloc(0);
+  private buffers: readonly Buffer[] = [];
+  private writing: Promise<void> | undefined;
 
   constructor(
     private readonly fd: number,
@@ -58,10 +65,10 @@ export class ImageWriter {
 
   /**
    * Appends a record of raw pages, aligned to a page in the stream. `fill` puts them into the buffer that it
-   * is given. As long as there is room they are kept, to be written with {@link flush}; else they are
-   * written at once, and the buffer is used again.
+   * is given. As long as there is room they are kept, to be written with {@link flush}. Else they are written
+   * in the background, while the next ones are filled into another buffer; {@link settle} waits for the last.
    */
-  pages(objref: number, length: number, fill: (buffer: Buffer) => void): void {
+  async pages(objref: number, length: number, fill: (buffer: Buffer) => void): Promise<void> {
     if (length <= this.room) {
       this.room -= length;
       const kept = Buffer.allocUnsafeSlow(length);
@@ -69,12 +76,44 @@ export class ImageWriter {
       this.queue.push(() => this.appendPages(objref, kept));
       return;
     }
-    if (this.buffer.length < length) this.buffer = Buffer.allocUnsafeSlow(length);
-    const pages = this.buffer.subarray(0, length);
+    const pages = this.spareBuffer(length);
     fill(pages);
+    await this.settle();
     this.encode();
     this.appendPages(objref, pages);
-    this.flush();
+    const chunks = this.takeGathered();
+    this.writing = this.writeInBackground(chunks);
+    // That it failed is said by settle; until then nobody waits for it.
+    this.writing.catch(() => undefined);
+  }
+
+  /** Waits until what is written in the background is written. Throws OutputError. */
+  async settle(): Promise<void> {
+    const { writing } = this;
+    this.writing = undefined;
+    await writing;
+  }
+
+  /** One of two buffers in turn: the other one may be being written. */
+  private spareBuffer(length: number): Buffer {
+    const [spare = Buffer.alloc(0), other = Buffer.alloc(0)] = this.buffers;
+    const large = spare.length >= length ? spare : Buffer.allocUnsafeSlow(length);
+    this.buffers = [other, large];
+    return large.subarray(0, length);
+  }
+
+  private async writeInBackground(chunks: Uint8Array[]): Promise<void> {
+    for (let rest = chunks; rest.length > 0; ) {
+      const part = rest.slice(0, MAX_CHUNKS);
+      const vectors = Buffer.concat(
+        part.map((chunk) => iovec.encode({ iov_base: addressOf(chunk), iov_len: BigInt(chunk.length) })),
+      );
+      const count = await syscallInBackground(nr.writev, this.fd, vectors, part.length);
+      if (count >= 0) rest = dropBytes(rest, count);
+      else if (count === -errno.EAGAIN) await new Promise((resolve) => setTimeout(resolve, 1));
+      else if (count !== -errno.EINTR)
+        throw this.outputError(errnoName(-count), systemCallError(-count, 'writev'));
+    }
   }
 
   private appendPages(objref: number, bytes: Uint8Array): void {
@@ -125,16 +164,19 @@ export class ImageWriter {
     this.gatheredSize += bytes.length;
   }
 
-  /** Encodes and writes out everything. */
+  /** Encodes and writes out everything. Nothing may be being written in the background. */
   flush(): void {
     this.encode();
+    const chunks = this.takeGathered();
+    for (let i = 0; i < chunks.length; i += MAX_CHUNKS) this.writeAll(chunks.slice(i, i + MAX_CHUNKS));
+  }
+
+  private takeGathered(): Uint8Array[] {
     const chunks = this.gathered;
     this.gathered = [];
-    const size = this.gatheredSize;
+    this.written += this.gatheredSize;
     this.gatheredSize = 0;
-    this.written += size;
-    const MAX_CHUNKS = 1000;
-    for (let i = 0; i < chunks.length; i += MAX_CHUNKS) this.writeAll(chunks.slice(i, i + MAX_CHUNKS));
+    return chunks;
   }
 
   private writeAll(chunks: Uint8Array[]): void {
@@ -152,12 +194,16 @@ export class ImageWriter {
         sleepSync(1);
         return 0;
       }
-      throw new OutputError(`the image can't be written to ${this.name}`, {
-        reason: code === undefined ? String(error) : (OUTPUT_REASONS[String(code)] ?? String(code)),
-        advice: 'the target runs on; make room or choose another place, and checkpoint again',
-        cause: error,
-      });
+      throw this.outputError(code === undefined ? String(error) : String(code), error);
     }
+  }
+
+  private outputError(code: string, cause: unknown): OutputError {
+    return new OutputError(`the image can't be written to ${this.name}`, {
+      reason: OUTPUT_REASONS[code] ?? code,
+      advice: 'the target runs on; make room or choose another place, and checkpoint again',
+      cause,
+    });
   }
 }
 

@@ -1,5 +1,6 @@
 import { SighandSchema } from '../image/generated/sighand_pb.js';
 import { taskKind } from '../objects/slice.js';
+import type { ProcStatus } from '../procfs/status.js';
 import { kernelSigaction } from '../sys/structs.js';
 import { NSIG, SIG_DFL, signal } from '../sys/uapi.js';
 import { RemoteOutput } from '../tracee/remoteCalls.js';
@@ -19,8 +20,8 @@ export const sighand = taskKind({
   scope: 'process',
   schema: SighandSchema,
 
-  checkpoint(_process, calls) {
-    const questions = CHANGEABLE_SIGNALS.map((number) => {
+  checkpoint({ status }, calls) {
+    const questions = worthAsking(status).map((number) => {
       const output = new RemoteOutput(kernelSigaction.size);
       calls.call('rt_sigaction', [number, 0, output, SIGSET_SIZE], {
         purpose: `reading the disposition of signal ${number}`,
@@ -29,7 +30,6 @@ export const sighand = taskKind({
     });
     return () => {
       const actions = questions
-        // Nearly all are the default, which is all zeros but for the mask.
         .filter(({ output }) => !isDefault(output.bytes))
         .map(({ number, output }) => ({ number, action: kernelSigaction.decode(output.bytes) }))
         .map(({ number, action }) => ({
@@ -66,6 +66,15 @@ export const sighand = taskKind({
     }
   },
 });
+
+/**
+ * The signals with another disposition than the default, of which `/proc` tells the numbers; and SIGCHLD,
+ * where flags (SA_NOCLDWAIT) mean something with the default too.
+ */
+function worthAsking({ caughtSignals, ignoredSignals }: ProcStatus): number[] {
+  const changed = caughtSignals | ignoredSignals | (1n << BigInt(signal.SIGCHLD - 1));
+  return CHANGEABLE_SIGNALS.filter((number) => ((changed >> BigInt(number - 1)) & 1n) === 1n);
+}
 
 function isDefault(action: Buffer): boolean {
   const { sa_handler, sa_flags } = kernelSigaction.offsets;

@@ -38,7 +38,7 @@ function sampleImage(pageCount = 3): Buffer {
       hostname: 'somewhere',
     });
     writer.record(recordType.pagemap, 3, PagemapSchema, { runs: [{ start: 0x1000n, pages: pageCount }] });
-    writer.pages(3, pageCount * PAGE_ALIGNMENT, (buffer) => buffer.fill(0x5a));
+    void writer.pages(3, pageCount * PAGE_ALIGNMENT, (buffer) => buffer.fill(0x5a));
     writer.tail();
     assert.equal(fstatSync(fd).size, writer.size);
     return readFileSync(`/proc/self/fd/${fd}`);
@@ -135,7 +135,7 @@ test('records whose checksums fit and whose contents do not are refused by field
       (writer) => {
         writer.record(recordType.header, 0, HeaderSchema, { architecture: 'x86_64', pageSize: 4096 });
         writer.record(recordType.pagemap, 3, PagemapSchema, { runs: [{ start: 0n, pages: 2 }] });
-        writer.pages(3, 4096, (buffer) => buffer.fill(0));
+        void writer.pages(3, 4096, (buffer) => buffer.fill(0));
       },
     ],
     [

@@ -108,18 +108,19 @@ export class MemoryCheckpoint {
   }
 
   /** Writes the pages of a process that are its own, piece by piece. Yields how many each piece has. */
-  savePages(process: FrozenProcess, objref: number, writer: ImageWriter): Iterable<number> {
+  savePages(process: FrozenProcess, objref: number, writer: ImageWriter): AsyncIterable<number> {
     const ranges = privateRanges(process.mappings);
     return savePages(process.memory, objref, ownPages(process.pid, ranges), writer);
   }
 
   /** Writes the pages of all shared memory objects, each once. Returns how many. */
-  saveSharedPages(writer: ImageWriter): number {
+  async saveSharedPages(writer: ImageWriter): Promise<number> {
     let pages = 0;
     for (const { table, link } of this.sharedObjects.values()) {
       const fd = openSync(link, 'r');
       try {
-        for (const saved of saveSharedPages(fd, fstatSync(fd).size, table.objref, writer)) pages += saved;
+        for await (const saved of saveSharedPages(fd, fstatSync(fd).size, table.objref, writer))
+          pages += saved;
       } finally {
         closeSync(fd);
       }

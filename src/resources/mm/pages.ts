@@ -119,7 +119,7 @@ export function savePages(
   objref: number,
   ranges: readonly AddressRange[],
   writer: ImageWriter,
-): Iterable<number> {
+): AsyncIterable<number> {
   return saveChunks(ranges, objref, writer, (part, buffer) => {
     readRanges(memory, part, buffer);
   });
@@ -131,7 +131,7 @@ export function saveSharedPages(
   size: number,
   objref: number,
   writer: ImageWriter,
-): Iterable<number> {
+): AsyncIterable<number> {
   const ranges: AddressRange[] = [];
   for (let at = seekData(fd, 0); at !== undefined && at < size; ) {
     const end = Math.min(seekHole(fd, at), size);
@@ -146,17 +146,17 @@ export function saveSharedPages(
   });
 }
 
-function* saveChunks(
+async function* saveChunks(
   ranges: readonly AddressRange[],
   objref: number,
   writer: ImageWriter,
   fill: (part: readonly AddressRange[], buffer: Buffer) => void,
-): Generator<number> {
+): AsyncGenerator<number> {
   for (const part of split(ranges, CHUNK_SIZE)) {
     const length = Number(part.reduce((sum, range) => sum + (range.end - range.start), 0n));
     const runs = part.map(({ start, end }) => ({ start, pages: Number((end - start) / PAGE) }));
     writer.record(recordType.pagemap, objref, PagemapSchema, { runs });
-    writer.pages(objref, length, (buffer) => fill(part, buffer));
+    await writer.pages(objref, length, (buffer) => fill(part, buffer));
     yield length / PAGE_SIZE;
   }
 }

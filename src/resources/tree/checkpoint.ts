@@ -110,12 +110,14 @@ export class TreeCheckpoint implements Disposable {
   async savePages(writer: ImageWriter, breathe: () => Promise<void>): Promise<number> {
     let pages = 0;
     for (const process of this.processes) {
-      for (const saved of this.memory.savePages(process, this.spaces.get(process) ?? 0, writer)) {
+      for await (const saved of this.memory.savePages(process, this.spaces.get(process) ?? 0, writer)) {
         pages += saved;
         if (pages % BREATHE_PAGES < saved) await breathe();
       }
     }
-    return pages + this.memory.saveSharedPages(writer);
+    pages += await this.memory.saveSharedPages(writer);
+    await writer.settle();
+    return pages;
   }
 
   [Symbol.dispose](): void {

@@ -72,6 +72,7 @@ export const syscallNumbers = {
   readlinkat: 267,
   ioctl: 16,
   write: 1,
+  writev: 20,
   poll: 7,
   brk: 12,
   kill: 62,
