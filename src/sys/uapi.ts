@@ -108,10 +108,8 @@ export const madvise = {
   MADV_NOHUGEPAGE: 15,
   MADV_DONTDUMP: 16,
   MADV_WIPEONFORK: 18,
+  MADV_POPULATE_WRITE: 23,
 } as const;
-
-/** linux/mman.h of 6.13 and later. */
-export const MADV_GUARD_INSTALL = 102;
 
 /** sched.h */
 export const cloneFlag = {
