@@ -204,7 +204,7 @@ class Loader {
     this.pages.set(record.objref, list);
   }
 
-  private checkSpace(record: ImageRecord, { vmas, exe }: MemoryMap): void {
+  private checkSpace(record: ImageRecord, { vmas, exe, guards }: MemoryMap): void {
     const name = `mm[${record.objref}]`;
     const wrong = (field: string, problem: string): never => {
       throw new ImageError(record.payloadOffset, `${name}.${field}`, problem);
@@ -231,14 +231,16 @@ class Loader {
       }
       end = vma.end;
     });
-    for (const { runs } of this.pages.get(record.objref) ?? []) {
+    const checkRuns = (field: string, runs: PageRecord['runs']): void => {
       for (const run of runs) {
         const last = run.start + BigInt(run.pages) * BigInt(PAGE_SIZE);
         if (run.start % BigInt(PAGE_SIZE) !== 0n || !coveredByPrivate(vmas, run.start, last)) {
-          wrong('pagemap.runs', `pages at ${run.start.toString(16)} that are in no private mapping`);
+          wrong(field, `pages at ${run.start.toString(16)} that are in no private mapping`);
         }
       }
-    }
+    };
+    checkRuns('guards', guards);
+    for (const { runs } of this.pages.get(record.objref) ?? []) checkRuns('pagemap.runs', runs);
   }
 
   private checkSharedPages(objref: number, size: bigint): void {

@@ -111,6 +111,9 @@ export const madvise = {
   MADV_POPULATE_WRITE: 23,
 } as const;
 
+/** linux/mman.h of 6.13 and later. */
+export const MADV_GUARD_INSTALL = 102;
+
 /** sched.h */
 export const cloneFlag = {
   CLONE_VM: 0x100,

@@ -19,24 +19,32 @@ export class RemoteMemory implements Disposable {
 
   /** Fills `buffer` from `address`. */
   read(address: RemoteAddress, buffer: Uint8Array): void {
-    const count = readSync(this.fd, buffer, 0, buffer.length, Number(address));
-    if (count !== buffer.length) throw this.lost(address, buffer.length, 'read');
+    this.transfer(address, buffer.length, 'read', () =>
+      readSync(this.fd, buffer, 0, buffer.length, Number(address)),
+    );
   }
 
   write(address: RemoteAddress, bytes: Uint8Array): void {
-    const count = writeSync(this.fd, bytes, 0, bytes.length, Number(address));
-    if (count !== bytes.length) throw this.lost(address, bytes.length, 'written');
+    this.transfer(address, bytes.length, 'written', () =>
+      writeSync(this.fd, bytes, 0, bytes.length, Number(address)),
+    );
   }
 
   [Symbol.dispose](): void {
     closeSync(this.fd);
   }
 
-  private lost(address: RemoteAddress, length: number, verb: string): TaskLostError {
-    return new TaskLostError(
+  private transfer(address: RemoteAddress, length: number, verb: string, move: () => number): void {
+    let cause: unknown;
+    try {
+      if (move() === length) return;
+    } catch (error) {
+      cause = error;
+    }
+    throw new TaskLostError(
       this.pid,
       `${length} bytes at 0x${address.toString(16)} of process ${this.pid} can't be ${verb}`,
-      { reason: 'the process has ended or the range is not mapped' },
+      { reason: 'the process has ended, or the kernel refuses access to that range', cause },
     );
   }
 }

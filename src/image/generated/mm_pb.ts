@@ -10,7 +10,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file mm.proto.
  */
 export const file_mm: GenFile = /*@__PURE__*/
-  fileDesc("CghtbS5wcm90bxIGc3Rhc2lzIooCCglNZW1vcnlNYXASEgoKc3RhcnRfY29kZRgBIAEoBBIQCghlbmRfY29kZRgCIAEoBBISCgpzdGFydF9kYXRhGAMgASgEEhAKCGVuZF9kYXRhGAQgASgEEhEKCXN0YXJ0X2JyaxgFIAEoBBILCgNicmsYBiABKAQSEwoLc3RhcnRfc3RhY2sYByABKAQSEQoJYXJnX3N0YXJ0GAggASgEEg8KB2FyZ19lbmQYCSABKAQSEQoJZW52X3N0YXJ0GAogASgEEg8KB2Vudl9lbmQYCyABKAQSDAoEYXV4dhgMIAEoDBILCgNleGUYDSABKA0SGQoEdm1hcxgOIAMoCzILLnN0YXNpcy5WbWEimAIKA1ZtYRINCgVzdGFydBgBIAEoBBILCgNlbmQYAiABKAQSHgoEa2luZBgDIAEoDjIQLnN0YXNpcy5WbWEuS2luZBISCgpwcm90ZWN0aW9uGAQgASgNEg4KBm9mZnNldBgFIAEoBBIOCgZvYmplY3QYBiABKA0SDAoEbmFtZRgHIAEoCRINCgVmbGFncxgIIAMoCRIRCgltYXlfd3JpdGUYCSABKAgicQoES2luZBIUChBLSU5EX1VOU1BFQ0lGSUVEEAASDQoJQU5PTllNT1VTEAESEAoMUFJJVkFURV9GSUxFEAISDwoLU0hBUkVEX0ZJTEUQAxIUChBTSEFSRURfQU5PTllNT1VTEAQSCwoHU1BFQ0lBTBAFIk8KCk1hcHBlZEZpbGUSDAoEcGF0aBgBIAEoCRIMCgRzaXplGAIgASgEEhMKC21vZGlmaWVkX25zGAMgASgEEhAKCGJ1aWxkX2lkGAQgASgMIhwKDFNoYXJlZE1lbW9yeRIMCgRzaXplGAEgASgEYgZwcm90bzM");
+  fileDesc("CghtbS5wcm90bxIGc3Rhc2lzIqkCCglNZW1vcnlNYXASEgoKc3RhcnRfY29kZRgBIAEoBBIQCghlbmRfY29kZRgCIAEoBBISCgpzdGFydF9kYXRhGAMgASgEEhAKCGVuZF9kYXRhGAQgASgEEhEKCXN0YXJ0X2JyaxgFIAEoBBILCgNicmsYBiABKAQSEwoLc3RhcnRfc3RhY2sYByABKAQSEQoJYXJnX3N0YXJ0GAggASgEEg8KB2FyZ19lbmQYCSABKAQSEQoJZW52X3N0YXJ0GAogASgEEg8KB2Vudl9lbmQYCyABKAQSDAoEYXV4dhgMIAEoDBILCgNleGUYDSABKA0SGQoEdm1hcxgOIAMoCzILLnN0YXNpcy5WbWESHQoGZ3VhcmRzGA8gAygLMg0uc3Rhc2lzLkd1YXJkIiUKBUd1YXJkEg0KBXN0YXJ0GAEgASgEEg0KBXBhZ2VzGAIgASgNIpgCCgNWbWESDQoFc3RhcnQYASABKAQSCwoDZW5kGAIgASgEEh4KBGtpbmQYAyABKA4yEC5zdGFzaXMuVm1hLktpbmQSEgoKcHJvdGVjdGlvbhgEIAEoDRIOCgZvZmZzZXQYBSABKAQSDgoGb2JqZWN0GAYgASgNEgwKBG5hbWUYByABKAkSDQoFZmxhZ3MYCCADKAkSEQoJbWF5X3dyaXRlGAkgASgIInEKBEtpbmQSFAoQS0lORF9VTlNQRUNJRklFRBAAEg0KCUFOT05ZTU9VUxABEhAKDFBSSVZBVEVfRklMRRACEg8KC1NIQVJFRF9GSUxFEAMSFAoQU0hBUkVEX0FOT05ZTU9VUxAEEgsKB1NQRUNJQUwQBSJPCgpNYXBwZWRGaWxlEgwKBHBhdGgYASABKAkSDAoEc2l6ZRgCIAEoBBITCgttb2RpZmllZF9ucxgDIAEoBBIQCghidWlsZF9pZBgEIAEoDCIcCgxTaGFyZWRNZW1vcnkSDAoEc2l6ZRgBIAEoBGIGcHJvdG8z");
 
 /**
  * An address space (struct mm_struct). Addresses are bytes.
@@ -89,6 +89,13 @@ export type MemoryMap = Message<"stasis.MemoryMap"> & {
    * @generated from field: repeated stasis.Vma vmas = 14;
    */
   vmas: Vma[];
+
+  /**
+   * Guard pages (madvise(2) MADV_GUARD_INSTALL), which no mapping shows.
+   *
+   * @generated from field: repeated stasis.Guard guards = 15;
+   */
+  guards: Guard[];
 };
 
 /**
@@ -97,6 +104,28 @@ export type MemoryMap = Message<"stasis.MemoryMap"> & {
  */
 export const MemoryMapSchema: GenMessage<MemoryMap> = /*@__PURE__*/
   messageDesc(file_mm, 0);
+
+/**
+ * @generated from message stasis.Guard
+ */
+export type Guard = Message<"stasis.Guard"> & {
+  /**
+   * @generated from field: uint64 start = 1;
+   */
+  start: bigint;
+
+  /**
+   * @generated from field: uint32 pages = 2;
+   */
+  pages: number;
+};
+
+/**
+ * Describes the message stasis.Guard.
+ * Use `create(GuardSchema)` to create a new message.
+ */
+export const GuardSchema: GenMessage<Guard> = /*@__PURE__*/
+  messageDesc(file_mm, 1);
 
 /**
  * @generated from message stasis.Vma
@@ -165,7 +194,7 @@ export type Vma = Message<"stasis.Vma"> & {
  * Use `create(VmaSchema)` to create a new message.
  */
 export const VmaSchema: GenMessage<Vma> = /*@__PURE__*/
-  messageDesc(file_mm, 1);
+  messageDesc(file_mm, 2);
 
 /**
  * @generated from enum stasis.Vma.Kind
@@ -208,7 +237,7 @@ export enum Vma_Kind {
  * Describes the enum stasis.Vma.Kind.
  */
 export const Vma_KindSchema: GenEnum<Vma_Kind> = /*@__PURE__*/
-  enumDesc(file_mm, 1, 0);
+  enumDesc(file_mm, 2, 0);
 
 /**
  * A file that is mapped or executed, found again by its path.
@@ -244,7 +273,7 @@ export type MappedFile = Message<"stasis.MappedFile"> & {
  * Use `create(MappedFileSchema)` to create a new message.
  */
 export const MappedFileSchema: GenMessage<MappedFile> = /*@__PURE__*/
-  messageDesc(file_mm, 2);
+  messageDesc(file_mm, 3);
 
 /**
  * Shared anonymous memory.
@@ -265,5 +294,5 @@ export type SharedMemory = Message<"stasis.SharedMemory"> & {
  * Use `create(SharedMemorySchema)` to create a new message.
  */
 export const SharedMemorySchema: GenMessage<SharedMemory> = /*@__PURE__*/
-  messageDesc(file_mm, 3);
+  messageDesc(file_mm, 4);
 

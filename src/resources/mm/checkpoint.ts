@@ -13,10 +13,11 @@ import type { ObjectTable, TableObject } from '../../objects/objectTable.js';
 import type { Refusal } from '../../objects/slice.js';
 import { readLink, readProcBytes } from '../../procfs/read.js';
 import type { ProcMapping } from '../../procfs/smaps.js';
+import { PAGE_SIZE } from '../../sys/uapi.js';
 import { type AddressRange, remoteAddress } from '../../tracee/address.js';
 import type { RemoteCalls } from '../../tracee/remoteCalls.js';
 import { refuseMappedFile, saveMappedFile } from './mappedFile.js';
-import { ownPages, savePages, saveSharedPages } from './pages.js';
+import { guardPages, ownPages, savePages, saveSharedPages } from './pages.js';
 import { meaningOf, protectionOf, VSYSCALL, vmaKind } from './vma.js';
 
 export const MEMORY_MAP_RECORD = 48;
@@ -72,6 +73,7 @@ export class MemoryCheckpoint {
     const brk = calls.call('brk', [0]);
     const { stat } = process;
     const auxv = readProcBytes(`/proc/${process.pid}/auxv`);
+    const guards = guardPages(process.pid, privateRanges(process.mappings));
     return (writer, objref) => {
       writer.record(MEMORY_MAP_RECORD, objref, MemoryMapSchema, {
         startCode: stat.startCode,
@@ -90,6 +92,7 @@ export class MemoryCheckpoint {
         vmas: process.mappings
           .filter((mapping) => mapping.name !== VSYSCALL)
           .map((mapping) => this.vmaMessage(process, mapping)),
+        guards: guards.map(({ start, end }) => ({ start, pages: Number((end - start) / BigInt(PAGE_SIZE)) })),
       });
     };
   }

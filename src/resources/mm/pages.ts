@@ -17,6 +17,7 @@ const CHUNK_SIZE = 2 << 20;
 const REGIONS = 4096;
 const regions = Buffer.alloc(REGIONS * pageRegion.size);
 let scanKnown: boolean | undefined;
+let guardsKnown: boolean | undefined;
 
 /**
  * The pages in the given ranges that a process has of its own: present or swapped out, and neither a
@@ -35,39 +36,83 @@ export function ownPages(pid: number, ranges: readonly AddressRange[]): AddressR
   }
 }
 
-/** By the ioctl PAGEMAP_SCAN of Linux 6.7 and later; undefined where there is none. */
+/**
+ * Guard pages, which no line of maps shows: the stacks of threads end in them with glibc 2.42. They can be
+ * seen since Linux 6.15; of 6.13 and 6.14, which have them too, they make a checkpoint fail.
+ */
+export function guardPages(pid: number, ranges: readonly AddressRange[]): AddressRange[] {
+  const first = ranges[0];
+  const last = ranges.at(-1);
+  if (first === undefined || last === undefined || guardsKnown === false) return [];
+  const fd = openSync(`/proc/${pid}/pagemap`, 'r');
+  try {
+    const only = { anyOf: pagemap.PAGE_IS_GUARD, returned: pagemap.PAGE_IS_GUARD };
+    const found = scan(fd, first.start, last.end, { ...only, inverted: 0n, mask: 0n, skipped: 0n });
+    guardsKnown = found !== undefined;
+    return found ?? [];
+  } finally {
+    closeSync(fd);
+  }
+}
+
+/**
+ * By the ioctl PAGEMAP_SCAN of Linux 6.7 and later; undefined where there is none. Guard pages look like
+ * swapped ones, unless the kernel is asked for them.
+ */
 function scanPages(fd: number, start: bigint, end: bigint): AddressRange[] | undefined {
   if (scanKnown === false) return undefined;
+  const wanted = pagemap.PAGE_IS_PRESENT | pagemap.PAGE_IS_SWAPPED;
+  const own = { inverted: pagemap.PAGE_IS_FILE, mask: pagemap.PAGE_IS_FILE, anyOf: wanted };
+  const skipped = pagemap.PAGE_IS_PFNZERO;
+  if (guardsKnown !== false) {
+    const withGuards = skipped | pagemap.PAGE_IS_GUARD;
+    const found = scan(fd, start, end, { ...own, returned: wanted | withGuards, skipped: withGuards });
+    if (found !== undefined) return found;
+    guardsKnown = false;
+  }
+  const found = scan(fd, start, end, { ...own, returned: wanted | skipped, skipped });
+  scanKnown = found !== undefined;
+  return found;
+}
+
+/** Categories of pages, as `struct pm_scan_arg` has them. */
+interface Categories {
+  readonly inverted: bigint;
+  readonly mask: bigint;
+  readonly anyOf: bigint;
+  readonly returned: bigint;
+  /** Regions with any of these are left out. */
+  readonly skipped: bigint;
+}
+
+/** The regions of these categories; undefined where the kernel does not know them. */
+function scan(fd: number, start: bigint, end: bigint, categories: Categories): AddressRange[] | undefined {
   const found: AddressRange[] = [];
-  for (let from = start; from < end; ) {
+  const { start: from, end: to, categories: which } = pageRegion.offsets;
+  for (let at = start; at < end; ) {
     const argument = pmScanArg.encode({
       size: BigInt(pmScanArg.size),
-      start: from,
+      start: at,
       end,
       vec: addressOf(regions),
       vec_len: BigInt(REGIONS),
-      category_inverted: pagemap.PAGE_IS_FILE,
-      category_mask: pagemap.PAGE_IS_FILE,
-      category_anyof_mask: pagemap.PAGE_IS_PRESENT | pagemap.PAGE_IS_SWAPPED,
-      return_mask: pagemap.PAGE_IS_PRESENT | pagemap.PAGE_IS_SWAPPED | pagemap.PAGE_IS_PFNZERO,
+      category_inverted: categories.inverted,
+      category_mask: categories.mask,
+      category_anyof_mask: categories.anyOf,
+      return_mask: categories.returned,
     });
     const count = trySyscall(nr.ioctl, fd, pagemap.PAGEMAP_SCAN, argument);
-    if (count === -errno.ENOTTY || count === -errno.EINVAL) {
-      scanKnown = false;
-      return undefined;
-    }
+    if (count === -errno.ENOTTY || count === -errno.EINVAL) return undefined;
     check(count, 'ioctl PAGEMAP_SCAN');
-    scanKnown = true;
     for (let i = 0; i < count; i++) {
-      const at = i * pageRegion.size;
-      const { start: from, end: to, categories } = pageRegion.offsets;
-      if ((regions.readUInt32LE(at + categories) & Number(pagemap.PAGE_IS_PFNZERO)) !== 0) continue;
+      const region = i * pageRegion.size;
+      if ((regions.readUInt32LE(region + which) & Number(categories.skipped)) !== 0) continue;
       found.push({
-        start: remoteAddress(regions.readBigUInt64LE(at + from)),
-        end: remoteAddress(regions.readBigUInt64LE(at + to)),
+        start: remoteAddress(regions.readBigUInt64LE(region + from)),
+        end: remoteAddress(regions.readBigUInt64LE(region + to)),
       });
     }
-    from = pmScanArg.decode(argument).walk_end;
+    at = pmScanArg.decode(argument).walk_end;
   }
   return found;
 }

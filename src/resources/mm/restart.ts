@@ -1,7 +1,7 @@
 import { RestartFailedError } from '../../errors.js';
 import { type MappedFile, type MemoryMap, type Vma, Vma_Kind } from '../../image/generated/mm_pb.js';
 import { iovec, prctlMmMap } from '../../sys/structs.js';
-import { fcntl, madvise, mapFlag, open, PAGE_SIZE, prctl, prot } from '../../sys/uapi.js';
+import { fcntl, MADV_GUARD_INSTALL, madvise, mapFlag, open, PAGE_SIZE, prctl, prot } from '../../sys/uapi.js';
 import { type AddressRange, remoteAddress } from '../../tracee/address.js';
 import { cString, type RemoteCalls, type RemoteResult } from '../../tracee/remoteCalls.js';
 import type { LoadedImage, PageRecord } from '../loadImage.js';
@@ -106,6 +106,11 @@ export function buildMemory(mm: MemoryMap, source: MemorySource, calls: RemoteCa
   populateLargeRuns(source.pages, calls);
   queueReads(calls, source.reserved.image, source.pages, 0n);
   for (const vma of mm.vmas) finishVma(vma, filled.has(vma), calls);
+  for (const { start, pages } of mm.guards) {
+    calls.call('madvise', [start, pages * PAGE_SIZE, MADV_GUARD_INSTALL], {
+      purpose: 'making guard pages, which Linux has since 6.13',
+    });
+  }
   setLayout(mm, source, calls);
 }
 

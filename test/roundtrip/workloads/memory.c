@@ -71,6 +71,13 @@ int main(void) {
   char *down = mmap(NULL, 4 * page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_GROWSDOWN, -1, 0);
   fill(down, 4 * page, 5);
 
+  // A guard page in the middle, where the kernel has them (6.13): no system call can read it.
+  char *guarded = mmap(NULL, 3 * page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  fill(guarded, page, 8), fill(guarded + 2 * page, page, 9);
+  int has_guard = madvise(guarded + page, page, 102) == 0;
+  int sink[2];
+  MUST(pipe2(sink, O_CLOEXEC));
+
   int fd = MUST(open("private.map", O_RDWR | O_CREAT | O_CLOEXEC, 0600));
   char block[4096];
   for (int i = 0; i < 8; i++) fill(block, page, 100 + i), MUST(write(fd, block, page));
@@ -106,14 +113,20 @@ int main(void) {
     verify(heap, 100000 / 8 * 8, 2, "heap");
     verify(readonly, 4 * page, 3, "read-only memory");
     verify(down, 4 * page, 5, "memory that grows down");
+    verify(guarded, page, 8, "memory before a guard page");
+    verify(guarded + 2 * page, page, 9, "memory behind a guard page");
+    if (has_guard) {
+      EQUAL(write(sink[1], guarded + page, 1), -1, "read of a guard page");
+      EQUAL(errno, EFAULT, "error of a guard page");
+    }
     verify(private, page, 100, "private file mapping");
     verify(private + 2 * page, page, 6, "changed page of a private file mapping");
     verify(private + 7 * page, page, 107, "end of a private file mapping");
     fill(shared_file, 4 * page, turns);
     verify(shared_file, 4 * page, turns, "shared file mapping");
-    check_proc();
     nap(2);
   }
+  check_proc();
   for (size_t i = big / 2; i < big; i++) CHECK(anonymous[i] == 0, "untouched memory is not zero");
   expect_protection(readonly, "r--p");
   expect_protection(hidden, "---p");
