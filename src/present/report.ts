@@ -1,6 +1,5 @@
 import type { CheckReport } from '../check.js';
 import type { CheckpointReport } from '../checkpoint.js';
-import type { StepTime } from '../objects/steps.js';
 import type { RestartReport } from '../restart.js';
 import { bytesText, countText, indent, tableText } from './text.js';
 
@@ -12,12 +11,6 @@ export function checkpointText(report: CheckpointReport): string {
 /** One line on a finished restart. */
 export function restartText(report: RestartReport): string {
   return `restart of ${report.pid}: ${countsText(report)}`;
-}
-
-/** Where the time went. */
-export function stepsText(steps: readonly StepTime[]): string {
-  const rows = steps.map(({ step, milliseconds }) => [step, milliseconds.toFixed(2), 'ms']);
-  return indent(tableText(rows, [1]), 2);
 }
 
 /** What this machine allows. */

@@ -46,13 +46,6 @@ export function pollNow(fd: number, events: number): number {
   return pollfd.decode(entry).revents;
 }
 
-/** Who gets SIGIO for a descriptor: 0 when nobody. Source: fcntl(2) F_GETOWN_EX. */
-export function signalOwner(fd: number): number {
-  const owner = Buffer.alloc(8);
-  check(trySyscall(nr.fcntl, fd, fcntl.F_GETOWN_EX, owner), 'fcntl F_GETOWN_EX');
-  return owner.readInt32LE(4);
-}
-
 /** The next data at or after `offset` of a file with holes, or undefined. Source: lseek(2) SEEK_DATA. */
 export function seekData(fd: number, offset: number): number | undefined {
   const SEEK_DATA = 3;

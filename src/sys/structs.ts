@@ -59,9 +59,6 @@ export const flock = struct('struct flock', 'fcntl.h', {
   l_pid: 's32',
 });
 
-/** fcntl(2), F_GETOWN_EX. */
-export const fOwnerEx = struct('struct f_owner_ex', 'fcntl.h', { type: 's32', pid: 's32' });
-
 /** ptrace(2), PTRACE_PEEKSIGINFO. */
 export const peekSiginfoArgs = struct('struct __ptrace_peeksiginfo_args', 'sys/ptrace.h', {
   off: 'u64',

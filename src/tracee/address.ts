@@ -17,11 +17,6 @@ export interface AddressRange {
   readonly end: RemoteAddress;
 }
 
-/** Whether two ranges have an address in common. */
-export function overlaps(one: AddressRange, other: AddressRange): boolean {
-  return one.start < other.end && other.start < one.end;
-}
-
 /**
  * The lowest free range of `length` bytes at or above `from`, clear of all `used` ranges by a guard of
  * one megabyte, so that a stack that grows down does not meet it. Undefined when user space is full.

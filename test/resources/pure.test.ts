@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { readFileSync } from 'node:fs';
+import { closeSync, openSync, readFileSync } from 'node:fs';
 import { test } from 'node:test';
 import fc from 'fast-check';
 import { recordType } from '../../src/image/format.js';
@@ -8,9 +8,10 @@ import { fileKinds, processKinds, threadKinds } from '../../src/resources/index.
 import { buildIdOf, findBuildId } from '../../src/resources/mm/buildId.js';
 import { MEMORY_MAP_RECORD, SHARED_MEMORY_RECORD } from '../../src/resources/mm/checkpoint.js';
 import { MAPPED_FILE_RECORD } from '../../src/resources/mm/mappedFile.js';
-import { intersect, split } from '../../src/resources/mm/pages.js';
+import { intersect, ownPages, readPagemap, split } from '../../src/resources/mm/pages.js';
 import { PROCESS_RECORD } from '../../src/resources/process.js';
 import { type Member, planBirths } from '../../src/resources/tree/sessions.js';
+import { addressOf } from '../../src/sys/syscall.js';
 import { type AddressRange, remoteAddress } from '../../src/tracee/address.js';
 import { VERSION } from '../../src/version.js';
 
@@ -70,6 +71,26 @@ test('the intersection has just the pages that both have', () => {
       );
     }),
   );
+});
+
+test('reading /proc/PID/pagemap finds the pages that PAGEMAP_SCAN finds', () => {
+  // Every second of these pages has contents; the others were never touched.
+  const memory = Buffer.allocUnsafeSlow(64 * 4096 + 4096);
+  const start = (addressOf(memory) + 4095n) & ~4095n;
+  const offset = Number(start - addressOf(memory));
+  for (let page = 0; page < 64; page += 2) memory[offset + page * 4096] = 1;
+  const range = { start: remoteAddress(start), end: remoteAddress(start + 64n * 4096n) };
+  const fd = openSync('/proc/self/pagemap', 'r');
+  try {
+    const read = pagesOf(readPagemap(fd, [range]));
+    assert.ok(read.length >= 32);
+    const scanned = new Set(pagesOf(ownPages(process.pid, [range])));
+    assert.ok(scanned.size >= 32);
+    // Only the ioctl tells the zero page from others.
+    for (const page of scanned) assert.ok(read.includes(page));
+  } finally {
+    closeSync(fd);
+  }
 });
 
 test('parts have all pages in order, and none is too large', () => {

@@ -1,4 +1,4 @@
-import type { Obstacle } from '../../errors.js';
+import { InternalError, type Obstacle } from '../../errors.js';
 import type { FrozenTree } from '../../freezer/freeze.js';
 import type { ImageWriter } from '../../image/writer.js';
 import {
@@ -95,15 +95,24 @@ export class TreeCheckpoint implements Disposable {
   /** Writes everything but the pages. */
   save(writer: ImageWriter): void {
     const insiders = new Set(this.byPid.keys());
+    const root = this.processes[0];
     for (const process of this.processes) {
       const table = this.tables.get(process);
       const references = { mm: this.spaces.get(process) ?? 0, files: table?.objref ?? 0 };
-      saveProcess(process, references, insiders, process === this.processes[0], writer);
+      saveProcess(process, references, insiders, process === root, writer);
+      for (const { objref } of [process, ...process.threads]) this.table.markCheckpointed(objref);
       if (table?.fresh) saveFilesStruct(process, this.files, table.objref, writer);
     }
     for (const save of this.saves) save(writer);
     this.files.save(writer);
     this.memory.saveObjects(writer);
+    for (const objref of this.spaces.values()) this.table.markCheckpointed(objref);
+    for (const { objref } of this.tables.values()) this.table.markCheckpointed(objref);
+    const unsaved = this.table.unsaved();
+    if (unsaved.length > 0) {
+      const list = unsaved.map(({ kind, objref }) => `${kind} ${objref}`).join(', ');
+      throw new InternalError(`collected objects were not saved: ${list}`);
+    }
   }
 
   /** Writes the pages; `breathe` is called now and then. Returns how many there are. */

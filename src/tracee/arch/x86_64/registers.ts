@@ -1,5 +1,3 @@
-import { addressOf } from '../../../sys/syscall.js';
-
 /** The order of `struct user_regs_struct` (sys/user.h), eight bytes each. */
 const ORDER = [
   'r15',
@@ -64,10 +62,6 @@ export class Registers {
   /** The result register as the signed number that a system call returns. */
   get result(): bigint {
     return BigInt.asIntN(64, this.get('rax'));
-  }
-
-  get address(): bigint {
-    return addressOf(this.bytes);
   }
 }
 
