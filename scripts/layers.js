@@ -14,10 +14,7 @@ const LAYERS = [
   ['errors.ts', 'version.ts'],
 ];
 
-/**
- * Imports across or against the order that are allowed: present only describes the data of the stories;
- * the tree's state is collected from what the freezer holds; a tracee is described in messages by procfs.
- */
+/** Within a row: the state of a tree is collected from what the freezer holds. */
 const ALLOWED = new Map([['resources', new Set(['freezer'])]]);
 
 /** Only these may import a foreign function interface. */

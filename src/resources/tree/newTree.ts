@@ -158,6 +158,11 @@ export class NewProcess implements Disposable {
     }
   }
 
+  /** From here on the threads run, and do not end, should this process be killed. */
+  disarm(): void {
+    for (const tracee of this.threads) tracee.setOptions(0);
+  }
+
   /** Lets all threads run. */
   release(): void {
     for (const tracee of this.threads) tracee.detachIfAlive();

@@ -182,11 +182,14 @@ export class TreeRestart implements Disposable {
     for (const process of this.processes) process.complete();
   }
 
-  /** Lets the tree run. */
+  /**
+   * Lets the tree run. First all tasks are freed from ending with this process, while none of them runs and
+   * competes with it for a processor: should it be killed after that, all of them go on.
+   */
   release(): void {
+    for (const process of this.processes) process.disarm();
     this.released = true;
-    // Children first: should this process be killed meanwhile, the root can still take its tree along.
-    for (const process of [...this.processes].reverse()) process.release();
+    for (const process of this.processes) process.release();
   }
 
   [Symbol.dispose](): void {
