@@ -12,7 +12,6 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { open } from '../sys/uapi.js';
 
-const O_TMPFILE = 0o20000000 | open.O_DIRECTORY;
 const CHUNK_SIZE = 1 << 20;
 
 /**
@@ -39,7 +38,7 @@ export function openImage(source: string | number): number {
 
 function openUnnamed(): number {
   try {
-    return openSync(tmpdir(), open.O_RDWR | O_TMPFILE | open.O_CLOEXEC, 0o600);
+    return openSync(tmpdir(), open.O_RDWR | open.O_TMPFILE | open.O_CLOEXEC, 0o600);
   } catch (error) {
     if (!(error instanceof Error && 'code' in error && error.code === 'EOPNOTSUPP')) throw error;
     const directory = mkdtempSync(join(tmpdir(), 'stasis-'));

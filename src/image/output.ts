@@ -6,7 +6,6 @@ import { errno } from '../sys/errno.js';
 import { check, trySyscall } from '../sys/syscall.js';
 import { fcntl, open } from '../sys/uapi.js';
 
-const O_TMPFILE = 0o20000000 | open.O_DIRECTORY;
 const AT_SYMLINK_FOLLOW = 0x400;
 
 /** Where an image is written to. A file appears under its name only with {@link commit}. */
@@ -68,7 +67,7 @@ export class ImageOutput implements Disposable {
     const directory = dirname(path);
     let fd: number;
     try {
-      fd = openSync(directory, open.O_RDWR | O_TMPFILE | open.O_CLOEXEC, 0o600);
+      fd = openSync(directory, open.O_RDWR | open.O_TMPFILE | open.O_CLOEXEC, 0o600);
     } catch (error) {
       // Not every file system has files without names.
       if (

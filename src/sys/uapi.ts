@@ -62,6 +62,7 @@ export const open = {
   O_NOATIME: 0o1000000,
   O_CLOEXEC: 0o2000000,
   O_PATH: 0o10000000,
+  O_TMPFILE: 0o20200000,
 } as const;
 
 /** The kernel's own flag, shown in fdinfo on 64-bit systems; glibc's header hides it as 0. */
