@@ -58,13 +58,13 @@ export async function checkpoint(pid: number, options: CheckpointOptions): Promi
     typeof options.output === 'number'
       ? ImageOutput.descriptor(options.output, `descriptor ${options.output}`)
       : ImageOutput.file(options.output, options.force === true);
-  const writer = new ImageWriter(output.fd, output.name);
+  await using writer = new ImageWriter(output.fd, output.name);
   try {
     return await saveTree(pid, options, steps, writer, output);
   } catch (error) {
     // Whoever reads a stream learns why it ends. A file is not there at all.
     if (typeof options.output === 'number' && error instanceof StasisError && error.code !== 'ERR_OUTPUT') {
-      writer.error(
+      await writer.error(
         error.code,
         [error.message, error.reason?.split('\n').join('; ')].filter(Boolean).join(': '),
       );

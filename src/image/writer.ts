@@ -28,7 +28,7 @@ const ZEROS = Buffer.alloc(PAGE_ALIGNMENT);
  * Writes an image stream in one pass to a descriptor, which may be a pipe. Throws OutputError when the
  * other side takes no more.
  */
-export class ImageWriter {
+export class ImageWriter implements AsyncDisposable {
   /** Messages that wait to be encoded. */
   private queue: (() => void)[] = [];
   private gathered: Uint8Array[] = [encodePreamble()];
@@ -94,6 +94,12 @@ export class ImageWriter {
     await writing;
   }
 
+  /** Waits until nothing is being written any more: only then may the descriptor be closed. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    // A failure that nobody has waited for comes after another one, which is on its way to the caller.
+    await this.writing?.catch(() => undefined);
+  }
+
   /** One of two buffers in turn: the other one may be being written. */
   private spareBuffer(length: number): Buffer {
     const [spare = Buffer.alloc(0), other = Buffer.alloc(0)] = this.buffers;
@@ -133,7 +139,8 @@ export class ImageWriter {
   }
 
   /** Ends a stream that will not be completed by the reason for that. */
-  error(code: string, message: string): void {
+  async error(code: string, message: string): Promise<void> {
+    await this.settle();
     this.record(recordType.error, 0, ErrorRecordSchema, { code, message });
     this.flush();
   }

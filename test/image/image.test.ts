@@ -156,13 +156,15 @@ test('records whose checksums fit and whose contents do not are refused by field
   }
 });
 
-test('a stream that ends with an error record is refused with its text', () => {
-  withFile(new Uint8Array(), (fd) => {
-    const writer = new ImageWriter(fd, 'test');
-    writer.error('ERR_UNSUPPORTED', 'there was a socket');
+test('a stream that ends with an error record is refused with its text', async () => {
+  const fd = createMemfd('image-test');
+  try {
+    await new ImageWriter(fd, 'test').error('ERR_UNSUPPORTED', 'there was a socket');
     assert.throws(
       () => readRecords(fd),
       /the checkpoint that wrote it failed: there was a socket \(ERR_UNSUPPORTED\)/,
     );
-  });
+  } finally {
+    closeSync(fd);
+  }
 });

@@ -129,6 +129,26 @@ test('an abort ends a checkpoint and lets its target go', { skip: skipUnlessRoot
   await assertAllBeat(job);
 });
 
+test('an abort while pages are being written waits for the write', { skip: skipUnlessRoot }, async () => {
+  await using job = await new Job().startWorkload('big', ['300']);
+  const controller = new AbortController();
+  const descriptors = readdirSync('/proc/self/fd').length;
+  const attempt = checkpoint(job.pid, {
+    output: job.image,
+    kill: true,
+    signal: controller.signal,
+    onStep: ({ step, state }) => {
+      if (step === 'pages' && state === 'begin') setImmediate(() => controller.abort(new Error('enough')));
+    },
+  });
+  await assert.rejects(attempt, /enough/);
+  assert.equal(readdirSync('/proc/self/fd').length, descriptors);
+  assert.ok(!existsSync(job.image));
+  assert.deepEqual(await lastingLeftovers(job.pid), []);
+  job.stop();
+  assert.equal(await job.result(), 'PASS');
+});
+
 test('a full disk, seen while the image is written, leaves the target running', {
   skip: skipUnlessRoot,
 }, async () => {

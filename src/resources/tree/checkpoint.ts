@@ -60,9 +60,11 @@ export class TreeCheckpoint implements Disposable {
     const sessions = new Set(
       this.processes.map(({ stat }) => stat.session).filter((sid) => this.byPid.has(sid)),
     );
-    const unheld = this.frozen.processes.flatMap(({ pid, zombie, stopped, unheld }) =>
-      refuseUnheld(pid, parentOf(pid), zombie, stopped, unheld),
-    );
+    const unheld = this.frozen.processes
+      .filter(({ stopped, unheld }) => stopped || unheld.length > 0)
+      .flatMap(({ pid, zombie, stopped, unheld }) =>
+        refuseUnheld(pid, parentOf(pid), zombie, stopped, unheld),
+      );
     const own = this.processes.flatMap((process) => [
       ...refuseProcess(process, sessions),
       ...processKinds.flatMap((kind) => kind.refuse(process)),
