@@ -24,7 +24,7 @@ test('a job on a terminal is given another end, and its shell is refused', { ski
   await using job = new Job();
   const inner = 'until [ -e stop ]; do sleep 0.01; done; echo finished';
   writeFileSync(job.path('shell.sh'), `echo $$ > shell\nsh -c '${inner}' &\necho $! > pid\nwait\n`);
-  job.start('script', ['-qec', 'sh shell.sh', 'typescript']);
+  job.start('script', ['-qec', 'exec sh shell.sh', 'typescript']);
   await job.until(() => existsSync(job.path('pid')) && job.read('pid') !== '', 'pid');
   const pid = Number(job.read('pid'));
   await context.test('the shell leads a session with a controlling terminal', async () => {
