@@ -100,7 +100,8 @@ async function curve(): Promise<void> {
     await using job = await new Job().startWorkload('many', [String(count - 1)]);
     const held = command(['checkpoint', '--json', '-o', job.image, String(job.pid)]);
     const report = JSON.parse(held.errors) as CheckpointReport;
-    const mappings = inspect(job.image).processes.reduce((sum, { mappings: own }) => sum + own.length, 0);
+    const { processes } = await inspect(job.image);
+    const mappings = processes.reduce((sum, { mappings: own }) => sum + own.length, 0);
     command(['checkpoint', '--force', '--kill', '-o', job.image, String(job.pid)]);
     await job.end;
     await gone(job.pid);

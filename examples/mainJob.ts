@@ -52,7 +52,7 @@ async function run(directory: string): Promise<void> {
   await job.ended;
   say(`   ${checkpointText(saved)}`);
   say(`   ${statSync(output).size} bytes were written until then; nothing of it runs any more`);
-  const { processes, external } = inspect(image);
+  const { processes, external } = await inspect(image);
   for (const { tid, name } of processes[0]?.threads ?? []) say(`   in the image: thread ${tid} ${name}`);
 
   say('3. restarted from the image, it goes on where it was');

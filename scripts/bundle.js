@@ -5,6 +5,7 @@ import { build } from 'esbuild';
 
 const LAUNCHER = 'dist/stasis.cjs';
 const BUNDLE = 'dist/stasis-bundle.cjs';
+const WORKER = 'dist/pageChecksumsWorker.js';
 const CACHE = 'dist/stasis-bundle.cache';
 
 await build({
@@ -16,8 +17,22 @@ await build({
   target: 'node20',
   // The native module is loaded from where npm put it.
   external: ['koffi'],
-  banner: { js: '(function (exports, require, module, __filename, __dirname) {' },
+  // Where modules look for what lies beside them.
+  define: { 'import.meta.url': 'bundleUrl' },
+  banner: {
+    js: `(function (exports, require, module, __filename, __dirname) {
+const bundleUrl = require('node:url').pathToFileURL(__filename);`,
+  },
   footer: { js: '})' },
+  logLevel: 'warning',
+});
+await build({
+  entryPoints: ['dist/src/image/pageChecksumsWorker.js'],
+  outfile: WORKER,
+  bundle: true,
+  platform: 'node',
+  format: 'esm',
+  target: 'node20',
   logLevel: 'warning',
 });
 copyFileSync('scripts/launcher.cjs', LAUNCHER);

@@ -72,10 +72,10 @@ export interface SharedMemoryDescription {
 }
 
 /** Describes an image, given by a path or an open descriptor. Throws ImageError. */
-export function inspect(input: string | number): ImageDescription {
+export async function inspect(input: string | number): Promise<ImageDescription> {
   const fd = openImage(input);
   try {
-    return describeImage(loadImage(fd));
+    return describeImage(await loadImage(fd));
   } finally {
     closeSync(fd);
   }

@@ -58,7 +58,7 @@ export async function restart(options: RestartOptions): Promise<RestartReport> {
   requirePrivileges('a restart');
   const fd = steps.run('open', () => openImage(options.input));
   try {
-    const image = steps.run('read', () => loadImage(fd));
+    const image = await steps.runAsync('read', () => loadImage(fd));
     await waitForPids(image, steps);
     const slots = slotsByFile(image);
     using outside = new OutsideEnds(image, slots, options.attach ?? {});
@@ -86,7 +86,7 @@ async function buildTree(
     steps.run('processes', () => tree.makeProcesses());
     steps.run('objects', () => tree.openObjects());
     await steps.breathe();
-    steps.run('memory', () => tree.buildMemory());
+    await steps.runAsync('memory', () => tree.buildMemory());
     await steps.breathe();
     steps.run('state', () => tree.restoreState());
     steps.run('complete', () => tree.complete());

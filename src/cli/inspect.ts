@@ -10,8 +10,8 @@ export function addInspect(program: Command): void {
     .description('show what is in an image')
     .argument('[image]', 'the image; without it, or with -, standard input', '-')
     .option('--json', 'print it as JSON')
-    .action((name: string, options: { readonly json?: boolean }) => {
-      const image = inspect(name === '-' ? STANDARD_INPUT : name);
+    .action(async (name: string, options: { readonly json?: boolean }) => {
+      const image = await inspect(name === '-' ? STANDARD_INPUT : name);
       process.stdout.write(`${options.json ? JSON.stringify(image, null, 2) : imageText(image)}\n`);
     });
 }

@@ -1,4 +1,4 @@
-import { readSync } from 'node:fs';
+import { fstatSync, readSync } from 'node:fs';
 import { crc32 } from 'node:zlib';
 import { type DescMessage, fromBinary, type MessageShape } from '@bufbuild/protobuf';
 import { ImageError } from '../errors.js';
@@ -14,6 +14,7 @@ import {
   trailingPadding,
 } from './format.js';
 import { ErrorRecordSchema, TailSchema } from './generated/image_pb.js';
+import { checksumPages, type PageSpan } from './pageChecksums.js';
 
 /** A record whose checksums fit. */
 export interface ImageRecord {
@@ -28,8 +29,7 @@ export interface ImageRecord {
   readonly payload: Uint8Array;
 }
 
-const CHUNK_SIZE = 1 << 20;
-const AHEAD_SIZE = 0x1_0000;
+const AHEAD_SIZE = 0x4000;
 
 /**
  * Reads all records of an image in a regular file and checks every byte: frames, checksums, and that the
@@ -38,7 +38,7 @@ const AHEAD_SIZE = 0x1_0000;
  * Throws ImageError with the offset and field of what is wrong, also when the stream ends with the error
  * record of a checkpoint that failed.
  */
-export function readRecords(fd: number): ImageRecord[] {
+export async function readRecords(fd: number): Promise<ImageRecord[]> {
   const reader = new Reader(fd);
   reader.preamble();
   const records: ImageRecord[] = [];
@@ -47,6 +47,7 @@ export function readRecords(fd: number): ImageRecord[] {
     if (record.type === recordType.error) throw failedCheckpoint(record);
     if (record.type === recordType.tail) {
       reader.finish(record, records.length);
+      await checkPages(fd, reader.pages);
       return records;
     }
     records.push(record);
@@ -66,14 +67,32 @@ export function decodePayload<Desc extends DescMessage>(
   }
 }
 
+/** Raw pages in the stream, and the checksum that they are to have. */
+interface CheckedSpan extends PageSpan {
+  readonly name: string;
+  readonly crc: number;
+}
+
+async function checkPages(fd: number, spans: readonly CheckedSpan[]): Promise<void> {
+  const checksums = await checksumPages(fd, spans);
+  for (const [index, { name, offset, crc }] of spans.entries()) {
+    if (checksums[index] === crc) continue;
+    throw new ImageError(offset, `${name}.pages`, 'the checksum does not fit: the pages are damaged');
+  }
+}
+
 class Reader {
+  /** What is to be checked when all records are known. */
+  readonly pages: CheckedSpan[] = [];
   private position = 0;
-  private readonly chunk = Buffer.alloc(CHUNK_SIZE);
+  private readonly size: number;
   private readonly ahead = Buffer.alloc(AHEAD_SIZE);
   private aheadStart = 0;
   private aheadLength = 0;
 
-  constructor(private readonly fd: number) {}
+  constructor(private readonly fd: number) {
+    this.size = fstatSync(fd).size;
+  }
 
   preamble(): void {
     const bytes = this.take(PREAMBLE_SIZE, 'preamble');
@@ -105,7 +124,7 @@ class Reader {
     const payloadOffset = this.position;
     const payload =
       decoded.type === recordType.pages
-        ? this.checkPages(decoded, payloadOffset, name)
+        ? this.passPages(decoded, payloadOffset, name)
         : this.checkPayload(decoded, payloadOffset, name);
     return {
       type: decoded.type,
@@ -125,7 +144,7 @@ class Reader {
     if (Number(bytes) !== tail.offset) {
       throw new ImageError(tail.offset, 'tail.bytes', `${bytes}, but the tail is at ${tail.offset}`);
     }
-    if (readSync(this.fd, this.chunk, 0, 1, this.position) !== 0) {
+    if (this.position !== this.size) {
       throw new ImageError(this.position, 'end', 'bytes follow behind the tail');
     }
   }
@@ -139,19 +158,13 @@ class Reader {
     return payload;
   }
 
-  private checkPages(header: RecordHeader, at: number, name: string): Uint8Array {
-    if (at % PAGE_ALIGNMENT !== 0 || header.length % PAGE_ALIGNMENT !== 0) {
+  private passPages({ length, payloadCrc }: RecordHeader, at: number, name: string): Uint8Array {
+    if (at % PAGE_ALIGNMENT !== 0 || length % PAGE_ALIGNMENT !== 0) {
       throw new ImageError(at, `${name}.pages`, 'pages that are not aligned');
     }
-    let crc = 0;
-    for (let left = header.length; left > 0; ) {
-      const length = Math.min(left, CHUNK_SIZE);
-      crc = crc32(this.fill(this.chunk.subarray(0, length), `${name}.pages`), crc);
-      left -= length;
-    }
-    if (crc !== header.payloadCrc) {
-      throw new ImageError(at, `${name}.pages`, 'the checksum does not fit: the pages are damaged');
-    }
+    if (at + length > this.size) throw cutOff(this.size, `${name}.pages`);
+    this.pages.push({ name, offset: at, length, crc: payloadCrc });
+    this.position += length;
     return new Uint8Array();
   }
 
@@ -180,7 +193,7 @@ class Reader {
       }
       const count = readSync(this.fd, buffer, filled, wanted, this.position + filled);
       if (count === 0) {
-        throw new ImageError(this.position + filled, field, 'the stream ends here: it was cut off');
+        throw cutOff(this.position + filled, field);
       }
       filled += count;
     }
@@ -194,6 +207,10 @@ class Reader {
     if (from < 0 || from >= this.aheadLength) return 0;
     return this.ahead.copy(buffer, filled, from, this.aheadLength);
   }
+}
+
+function cutOff(offset: number, field: string): ImageError {
+  return new ImageError(offset, field, 'the stream ends here: it was cut off');
 }
 
 function failedCheckpoint(record: ImageRecord): ImageError {

@@ -53,8 +53,8 @@ export interface LoadedImage {
 }
 
 /** Reads an image from a regular file. Throws ImageError. */
-export function loadImage(fd: number): LoadedImage {
-  const records = readRecords(fd);
+export async function loadImage(fd: number): Promise<LoadedImage> {
+  const records = await readRecords(fd);
   const loader = new Loader(records);
   return loader.load(fstatSync(fd).size);
 }

@@ -17,18 +17,18 @@ import { loadImage } from '../../src/resources/loadImage.js';
 import { createMemfd } from '../../src/sys/descriptors.js';
 
 /** Lets `use` work with a file in memory that holds `bytes`. */
-function withFile<T>(bytes: Uint8Array, use: (fd: number) => T): T {
+async function withFile<T>(bytes: Uint8Array, use: (fd: number) => T | Promise<T>): Promise<T> {
   const fd = createMemfd('image-test');
   try {
     for (let at = 0; at < bytes.length; ) at += writeSync(fd, bytes, at, bytes.length - at, at);
-    return use(fd);
+    return await use(fd);
   } finally {
     closeSync(fd);
   }
 }
 
 /** An image as the writer makes it, with a few records and pages. */
-function sampleImage(pageCount = 3): Buffer {
+function sampleImage(pageCount = 3): Promise<Buffer> {
   return withFile(new Uint8Array(), (fd) => {
     const writer = new ImageWriter(fd, 'test');
     writer.record(recordType.header, 0, HeaderSchema, {
@@ -45,10 +45,10 @@ function sampleImage(pageCount = 3): Buffer {
   });
 }
 
-test('what the writer writes, the reader reads; pages are aligned in the stream', () => {
-  fc.assert(
-    fc.property(fc.integer({ min: 1, max: 20 }), (pages) => {
-      const records = withFile(sampleImage(pages), readRecords);
+test('what the writer writes, the reader reads; pages are aligned in the stream', async () => {
+  await fc.assert(
+    fc.asyncProperty(fc.integer({ min: 1, max: 20 }), async (pages) => {
+      const records = await withFile(await sampleImage(pages), readRecords);
       assert.deepEqual(
         records.map(({ type, objref }) => [type, objref]),
         [
@@ -81,14 +81,14 @@ test('a header survives its codec', () => {
   );
 });
 
-test('any damage to any byte is found, with its offset', () => {
-  const image = sampleImage();
-  fc.assert(
-    fc.property(fc.nat(image.length - 1), fc.integer({ min: 1, max: 255 }), (at, change) => {
+test('any damage to any byte is found, with its offset', async () => {
+  const image = await sampleImage();
+  await fc.assert(
+    fc.asyncProperty(fc.nat(image.length - 1), fc.integer({ min: 1, max: 255 }), async (at, change) => {
       const bytes = Buffer.from(image);
       bytes[at] = (bytes[at] ?? 0) ^ change;
-      assert.throws(
-        () => withFile(bytes, readRecords),
+      await assert.rejects(
+        withFile(bytes, readRecords),
         (error) => error instanceof ImageError && error.offset >= 0 && error.field !== '',
       );
     }),
@@ -96,34 +96,34 @@ test('any damage to any byte is found, with its offset', () => {
   );
 });
 
-test('an image that is cut off anywhere is refused at the place', () => {
-  const image = sampleImage();
-  fc.assert(
-    fc.property(fc.nat(image.length - 1), (length) => {
-      withFile(image, (fd) => {
+test('an image that is cut off anywhere is refused at the place', async () => {
+  const image = await sampleImage();
+  await fc.assert(
+    fc.asyncProperty(fc.nat(image.length - 1), async (length) => {
+      await withFile(image, async (fd) => {
         ftruncateSync(fd, length);
-        assert.throws(() => readRecords(fd), { code: 'ERR_IMAGE' });
+        await assert.rejects(readRecords(fd), { code: 'ERR_IMAGE' });
       });
     }),
   );
 });
 
-test('any bytes are refused, and never anything else happens', () => {
-  const image = sampleImage();
+test('any bytes are refused, and never anything else happens', async () => {
+  const image = await sampleImage();
   const pieces = fc.oneof(
     fc.uint8Array({ maxLength: 200 }),
     fc.tuple(fc.nat(image.length), fc.nat(300)).map(([at, length]) => image.subarray(at, at + length)),
   );
-  fc.assert(
-    fc.property(fc.array(pieces, { maxLength: 8 }), fc.boolean(), (parts, withPreamble) => {
+  await fc.assert(
+    fc.asyncProperty(fc.array(pieces, { maxLength: 8 }), fc.boolean(), async (parts, withPreamble) => {
       const bytes = Buffer.concat(withPreamble ? [image.subarray(0, 16), ...parts] : parts);
-      assert.throws(() => withFile(bytes, loadImage), ImageError);
+      await assert.rejects(withFile(bytes, loadImage), ImageError);
     }),
     { numRuns: 300 },
   );
 });
 
-test('records whose checksums fit and whose contents do not are refused by field', () => {
+test('records whose checksums fit and whose contents do not are refused by field', async () => {
   const cases: [RegExp, (writer: ImageWriter) => void][] = [
     [
       /header.architecture/,
@@ -147,11 +147,11 @@ test('records whose checksums fit and whose contents do not are refused by field
     ],
   ];
   for (const [wanted, write] of cases) {
-    withFile(new Uint8Array(), (fd) => {
+    await withFile(new Uint8Array(), async (fd) => {
       const writer = new ImageWriter(fd, 'test');
       write(writer);
       writer.tail();
-      assert.throws(() => loadImage(fd), wanted);
+      await assert.rejects(loadImage(fd), wanted);
     });
   }
 });
@@ -160,8 +160,8 @@ test('a stream that ends with an error record is refused with its text', async (
   const fd = createMemfd('image-test');
   try {
     await new ImageWriter(fd, 'test').error('ERR_UNSUPPORTED', 'there was a socket');
-    assert.throws(
-      () => readRecords(fd),
+    await assert.rejects(
+      readRecords(fd),
       /the checkpoint that wrote it failed: there was a socket \(ERR_UNSUPPORTED\)/,
     );
   } finally {

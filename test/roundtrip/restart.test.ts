@@ -185,7 +185,7 @@ test('pipes to somebody outside are recorded by key and given a new end', { skip
   );
   const pid = Number(piped.read('pid'));
   await retry(() => checkpoint(pid, { output: piped.image, kill: true, force: true }));
-  const { external } = inspect(piped.image);
+  const { external } = await inspect(piped.image);
   assert.equal(external.length, 2);
   const [seven = '', eight = ''] = external;
   assert.match(seven, /^pipe:\[\d+\]$/);
@@ -211,7 +211,7 @@ test('pipes to somebody outside are recorded by key and given a new end', { skip
 
 test('a restart that fails, or is killed, leaves no process behind', { skip }, async (context) => {
   await using job = await new Job().startWorkload('survivor');
-  const tids = inspectTids(await checkpointed(job));
+  const tids = await inspectTids(await checkpointed(job));
   const alive = (): number[] => tids.filter((tid) => readProcIfAlive(`/proc/${tid}/stat`) !== undefined);
 
   await context.test('a failure at any step', async () => {
@@ -303,7 +303,7 @@ test('the same tree restarted again and again does not drift', { skip }, async (
   await sleep(200);
   await checkpoint(job.pid, { output: job.image, kill: true });
   await job.end;
-  const first = inspect(job.image);
+  const first = await inspect(job.image);
   for (let round = 0; round < 10; round++) {
     const { pid, wait } = await restart({ input: job.image });
     const end = wait();
@@ -311,7 +311,7 @@ test('the same tree restarted again and again does not drift', { skip }, async (
     await checkpoint(pid, { output: job.image, kill: true, force: true });
     assert.deepEqual(await end, { kind: 'killed', signal: 9 });
   }
-  const last = inspect(job.image);
+  const last = await inspect(job.image);
   assert.deepEqual(
     last.processes.map(({ pid, parent, threads, descriptors, mappings }) => [
       pid,
@@ -342,8 +342,9 @@ async function checkpointed(job: Job): Promise<string> {
   return job.image;
 }
 
-function inspectTids(image: string): number[] {
-  return inspect(image).processes.flatMap(({ threads }) => threads.map(({ tid }) => tid));
+async function inspectTids(image: string): Promise<number[]> {
+  const { processes } = await inspect(image);
+  return processes.flatMap(({ threads }) => threads.map(({ tid }) => tid));
 }
 
 function kill(tid: number): void {

@@ -43,7 +43,7 @@ test('a job on a terminal is given another end, and its shell is refused', { ski
       if (tries === 50 || (error as { code?: string }).code !== 'ERR_UNSUPPORTED') throw error;
     }
   }
-  const [key = ''] = inspect(job.image).external;
+  const [key = ''] = (await inspect(job.image)).external;
   assert.match(key, /^\/dev\/pts\/\d+$/);
   writeFileSync(job.path('new end'), '');
   const { wait } = await restart({ input: job.image, attach: { [key]: job.path('new end') } });

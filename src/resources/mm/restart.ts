@@ -98,13 +98,20 @@ export interface MemorySource {
   readonly pages: readonly PageRecord[];
 }
 
-/** Queues the calls that build an address space in a task that has none but the scratch area. */
-export function buildMemory(mm: MemoryMap, source: MemorySource, calls: RemoteCalls): void {
-  const filled = vmasWithPages(mm.vmas, source.pages);
+/** Queues the calls that map everything in a task that has no memory but the scratch area. */
+export function mapMemory(mm: MemoryMap, source: MemorySource, calls: RemoteCalls): void {
   moveSpecial(mm.vmas, source.parked, calls);
-  mapAll(mm.vmas, filled, source, calls);
-  populateLargeRuns(source.pages, calls);
-  queueReads(calls, source.reserved.image, source.pages, 0n);
+  mapAll(mm.vmas, vmasWithPages(mm.vmas, source.pages), source, calls);
+}
+
+/** Queues the reads that bring pages from the image. */
+export function readPages(source: MemorySource, pages: readonly PageRecord[], calls: RemoteCalls): void {
+  queueReads(calls, source.reserved.image, pages, 0n);
+}
+
+/** Queues what is left to do when all pages are there: protections, advice, names, and the layout. */
+export function finishMemory(mm: MemoryMap, source: MemorySource, calls: RemoteCalls): void {
+  const filled = vmasWithPages(mm.vmas, source.pages);
   for (const vma of mm.vmas) finishVma(vma, filled.has(vma), calls);
   for (const { start, pages } of mm.guards) {
     calls.call('madvise', [start, pages * PAGE_SIZE, MADV_GUARD_INSTALL], {
@@ -209,25 +216,22 @@ function setLayout(mm: MemoryMap, source: MemorySource, calls: RemoteCalls): voi
 }
 
 /**
- * Lets the kernel make the pages of large runs before they are read into: a quarter less time for a gigabyte
- * (409 against 565 ms, best of four) than one fault for each page. Source: madvise(2).
+ * Queues reads from the image that put pages where they belong, `base` bytes further on. The kernel makes
+ * the pages of large runs before they are read into: a quarter less time for a gigabyte (409 against
+ * 565 ms, best of four) than one fault for each page. Source: madvise(2).
  */
-function populateLargeRuns(records: readonly PageRecord[], calls: RemoteCalls): void {
-  for (const { runs } of records) {
-    for (const { start, pages } of runs) {
-      if (pages < LARGE_RUN_PAGES) continue;
-      // It may fail where memory is locked or protected; the read then faults the pages in.
-      calls.call('madvise', [start, pages * PAGE_SIZE, madvise.MADV_POPULATE_WRITE], { mayFail: true });
-    }
-  }
-}
-
-/** Queues reads from the image that put pages where they belong, `base` bytes further on. */
 function queueReads(calls: RemoteCalls, imageFd: number, records: readonly PageRecord[], base: bigint): void {
   for (const { offset, runs } of records) {
     let position = offset;
     for (let i = 0; i < runs.length; i += MAX_VECTORS) {
       const part = runs.slice(i, i + MAX_VECTORS);
+      for (const { start, pages } of part) {
+        if (pages < LARGE_RUN_PAGES) continue;
+        // It may fail where memory is locked or protected; the read then faults the pages in.
+        calls.call('madvise', [base + start, pages * PAGE_SIZE, madvise.MADV_POPULATE_WRITE], {
+          mayFail: true,
+        });
+      }
       const vectors = Buffer.concat(
         part.map(({ start, pages }) =>
           iovec.encode({ iov_base: base + start, iov_len: BigInt(pages) * BigInt(PAGE_SIZE) }),

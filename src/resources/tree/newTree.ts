@@ -8,7 +8,8 @@ import { callsOfNewTask, scratchSyscallInstruction, unmapByStepping } from '../.
 import type { Tracee } from '../../tracee/tracee.js';
 import { type FilesSource, fillFilesStruct } from '../filesStruct.js';
 import type { LoadedProcess } from '../loadImage.js';
-import { buildMemory, type MemorySource } from '../mm/restart.js';
+import { finishMemory, type MemorySource, mapMemory, readPages } from '../mm/restart.js';
+import { planFill, writePages } from '../mm/sharedFill.js';
 import { adoptBorn, type Helper, queueClone, type ReservedDescriptors } from './helper.js';
 import type { Birth } from './sessions.js';
 
@@ -84,14 +85,26 @@ export class NewProcess implements Disposable {
     return children;
   }
 
-  /** Sets off joining its process group, which exists by now, and building its address space. */
-  startMemory(source: MemorySource): void {
+  /**
+   * Sets off joining its process group, which exists by now, and building its address space. Of a large one
+   * a part is written from here, and awaited, meanwhile.
+   */
+  async startMemory(source: MemorySource, imageFd: number): Promise<void> {
     const { birth, calls } = this;
     if (!birth.leadsSession && !birth.leadsGroup && birth.member.processGroup !== birth.birthGroup) {
       const group = birth.member.processGroup || this.context.outsideGroup;
       calls.call('setpgid', [0, group], { purpose: `joining process group ${group}` });
     }
-    buildMemory(this.loaded.mm, source, calls);
+    mapMemory(this.loaded.mm, source, calls);
+    for (const { read, written } of planFill(source.pages)) {
+      if (written.length > 0) calls.flush();
+      readPages(source, read, calls);
+      if (written.length === 0) continue;
+      calls.start();
+      await writePages(this.pid, imageFd, written);
+      calls.finish();
+    }
+    finishMemory(this.loaded.mm, source, calls);
     calls.start();
   }
 

@@ -136,17 +136,14 @@ export class TreeRestart implements Disposable {
   }
 
   /** Builds every address space. */
-  buildMemory(): void {
+  async buildMemory(): Promise<void> {
     const { helper, objects } = this;
     if (helper === undefined || objects === undefined) throw new RestartFailedError('nothing is open', {});
     for (const process of this.processes) {
       const loaded = this.loadedOf(process);
-      process.startMemory({
-        objects,
-        parked: helper.parked,
-        reserved: this.reserved,
-        pages: this.image.pages.get(loaded.message.mm) ?? [],
-      });
+      const pages = this.image.pages.get(loaded.message.mm) ?? [];
+      const source = { objects, parked: helper.parked, reserved: this.reserved, pages };
+      await process.startMemory(source, this.imageFd);
       // Those that share a table would take each other's descriptors.
       if (this.sharesFiles(loaded)) process.finish();
     }
