@@ -6,10 +6,10 @@ import { dirname, join, relative } from 'node:path';
 const LAYERS = [
   ['cli'],
   ['present', 'index.ts'],
-  ['checkpoint.ts', 'restart.ts', 'inspect.ts', 'check.ts'],
+  ['checkpoint.ts', 'restart.ts', 'leaks.ts', 'inspect.ts', 'check.ts'],
   ['resources', 'freezer'],
   ['objects'],
-  ['tracee', 'procfs', 'image'],
+  ['tracee', 'bpf', 'procfs', 'image'],
   ['sys'],
   ['errors.ts', 'version.ts'],
 ];

@@ -1,5 +1,5 @@
 import { hostname, release } from 'node:os';
-import { type Obstacle, StasisError, TargetError, UnsupportedError } from './errors.js';
+import { type Obstacle, StasisError, UnsupportedError } from './errors.js';
 import { FrozenTree } from './freezer/freeze.js';
 import { recordType } from './image/format.js';
 import { HeaderSchema } from './image/generated/image_pb.js';
@@ -7,12 +7,10 @@ import { ImageOutput } from './image/output.js';
 import { ImageWriter } from './image/writer.js';
 import { requirePrivileges } from './objects/privileges.js';
 import { type StepEvent, Steps, type StepTime } from './objects/steps.js';
+import { refuseOwnTree, refuseTarget } from './objects/target.js';
 import { readVdso } from './objects/vdso.js';
-import { readProcIfAlive } from './procfs/read.js';
-import { parseStat } from './procfs/stat.js';
-import { listTree } from './procfs/tree.js';
 import { TreeCheckpoint } from './resources/tree/checkpoint.js';
-import { PAGE_SIZE, PF_KTHREAD } from './sys/uapi.js';
+import { PAGE_SIZE } from './sys/uapi.js';
 import { VERSION } from './version.js';
 
 export interface CheckpointOptions {
@@ -54,6 +52,7 @@ export async function checkpoint(pid: number, options: CheckpointOptions): Promi
   const steps = new Steps(options.onStep, options.signal);
   requirePrivileges('a checkpoint');
   refuseTarget(pid);
+  refuseOwnTree(pid);
   using output =
     typeof options.output === 'number'
       ? ImageOutput.descriptor(options.output, `descriptor ${options.output}`)
@@ -124,35 +123,4 @@ function writeHeader(pid: number, options: CheckpointOptions, writer: ImageWrite
     vdsoSize: vdso?.size ?? 0,
     vdsoSha256: vdso?.sha256 ?? new Uint8Array(),
   });
-}
-
-/** A pid that can't be checkpointed, whatever its state. */
-function refuseTarget(pid: number): void {
-  const text = readProcIfAlive(`/proc/${pid}/stat`);
-  if (text === undefined) {
-    throw new TargetError(pid, `there is no process ${pid}`, {
-      reason: 'no task has that pid here',
-      advice: 'look for it with ps or pgrep',
-    });
-  }
-  const stat = parseStat(text);
-  if ((stat.flags & PF_KTHREAD) !== 0) {
-    throw new TargetError(pid, `process ${pid} is a kernel task`, {
-      reason: `[${stat.comm}] runs in the kernel and has nothing to save`,
-      advice: 'name a program',
-    });
-  }
-  const group = /^Tgid:\s*(\d+)/m.exec(readProcIfAlive(`/proc/${pid}/status`) ?? '')?.[1];
-  if (group !== undefined && Number(group) !== pid) {
-    throw new TargetError(pid, `${pid} is a thread, not a process`, {
-      reason: `it belongs to process ${group}`,
-      advice: `checkpoint ${group}`,
-    });
-  }
-  if (listTree(pid).some((member) => member.pid === process.pid)) {
-    throw new TargetError(pid, `process ${pid} can't be checkpointed from inside`, {
-      reason: pid === process.pid ? 'it is stasis itself' : 'stasis runs below it',
-      advice: 'run stasis from another shell',
-    });
-  }
 }

@@ -181,6 +181,20 @@ export class ProcFormatError extends StasisError {
   }
 }
 
+/** The kernel's description of its own types is missing or can't be read. */
+export class KernelTypesError extends StasisError {
+  constructor(message: string, details: ErrorDetails) {
+    super('ERR_KERNEL_TYPES', message, details);
+  }
+}
+
+/** BPF programs can't be loaded or run here. Only what `/proc` and kcmp show can be seen then. */
+export class BpfUnavailableError extends StasisError {
+  constructor(message: string, details: ErrorDetails) {
+    super('ERR_BPF_UNAVAILABLE', message, details);
+  }
+}
+
 /** A defect in Stasis. */
 export class InternalError extends StasisError {
   constructor(message: string) {

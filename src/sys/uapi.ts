@@ -124,6 +124,7 @@ export const cloneFlag = {
   CLONE_PARENT: 0x8000,
   CLONE_THREAD: 0x10000,
   CLONE_SYSVSEM: 0x40000,
+  CLONE_NEWIPC: 0x08000000,
 } as const;
 
 /** linux/kcmp.h */

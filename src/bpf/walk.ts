@@ -1,0 +1,89 @@
+import { BpfUnavailableError } from '../errors.js';
+import { type KernelTypes, readKernelTypes } from './btf.js';
+import { FILE_STRUCTURES, type FileColumn, fileLayout, fileProgram } from './fileProgram.js';
+import { KernelIterator } from './iterator.js';
+import { MAPPING_STRUCTURES, type MappingColumn, mappingLayout, mappingProgram } from './mappingProgram.js';
+import { type RowLayout, type RowProgram, Rows } from './rows.js';
+import { fileCountBias, TASK_STRUCTURES, type TaskColumn, taskLayout, taskProgram } from './taskProgram.js';
+
+/** All tasks of the machine with what they refer to, as the kernel's iterators show it. */
+export interface Walk {
+  readonly tasks: Rows<TaskColumn>;
+  readonly files: Rows<FileColumn>;
+  readonly mappings: Rows<MappingColumn>;
+}
+
+/** Columns that this kernel has no member for, by the member's name. */
+export type MissingMembers = ReadonlyMap<TaskColumn | FileColumn | MappingColumn, string>;
+
+/** Walks the machine's tasks. Its programs stay loaded for as long as this process lives. */
+export class Walker {
+  private constructor(
+    private readonly tasks: LoadedProgram<TaskColumn>,
+    private readonly files: LoadedProgram<FileColumn>,
+    private readonly mappings: LoadedProgram<MappingColumn>,
+    readonly missing: MissingMembers,
+    /** To be added to the count of a file as it stands in a row of tasks or mappings. */
+    readonly fileCountBias: number,
+  ) {}
+
+  private static loaded: Walker | undefined;
+
+  /** Throws KernelTypesError or BpfUnavailableError where it can't be done. */
+  static load(): Walker {
+    Walker.loaded ??= Walker.create();
+    return Walker.loaded;
+  }
+
+  /** Tasks come last: whoever opened or mapped something before is among them, unless it has ended. */
+  walk(): Walk {
+    const files = this.files.walk();
+    const mappings = this.mappings.walk();
+    return { files, mappings, tasks: this.tasks.walk() };
+  }
+
+  private static create(): Walker {
+    const types = readKernelTypes([...TASK_STRUCTURES, ...FILE_STRUCTURES, ...MAPPING_STRUCTURES]);
+    const missing = new Map<TaskColumn | FileColumn | MappingColumn, string>();
+    const load = <Column extends TaskColumn | FileColumn | MappingColumn>(
+      iterator: string,
+      layout: RowLayout<Column>,
+      make: (types: KernelTypes) => RowProgram<Column>,
+    ): LoadedProgram<Column> => {
+      const program = make(types);
+      for (const [column, member] of program.missing) missing.set(column, member);
+      return new LoadedProgram(iterator, types, layout, program.finish());
+    };
+    return new Walker(
+      load('task', taskLayout, taskProgram),
+      load('task_file', fileLayout, fileProgram),
+      load('task_vma', mappingLayout, mappingProgram),
+      missing,
+      fileCountBias(types),
+    );
+  }
+}
+
+class LoadedProgram<Column extends string> {
+  private readonly iterator: KernelIterator;
+
+  constructor(
+    name: string,
+    types: KernelTypes,
+    private readonly layout: RowLayout<Column>,
+    code: Buffer,
+  ) {
+    const id = types.iterator(name);
+    if (id === undefined) {
+      throw new BpfUnavailableError(`the kernel has no iterator ${name}`, {
+        reason: 'it was built without it',
+        advice: 'Linux 5.13 and later have it with CONFIG_BPF_SYSCALL',
+      });
+    }
+    this.iterator = KernelIterator.load(name, id, code);
+  }
+
+  walk(): Rows<Column> {
+    return new Rows(this.layout, this.iterator.walk());
+  }
+}

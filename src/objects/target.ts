@@ -1,0 +1,40 @@
+import { TargetError } from '../errors.js';
+import { readProcIfAlive } from '../procfs/read.js';
+import { parseStat } from '../procfs/stat.js';
+import { listTree } from '../procfs/tree.js';
+import { PF_KTHREAD } from '../sys/uapi.js';
+
+/** Throws TargetError for a pid that is no process, or one of the kernel. */
+export function refuseTarget(pid: number): void {
+  const text = readProcIfAlive(`/proc/${pid}/stat`);
+  if (text === undefined) {
+    throw new TargetError(pid, `there is no process ${pid}`, {
+      reason: 'no task has that pid here',
+      advice: 'look for it with ps or pgrep',
+    });
+  }
+  const stat = parseStat(text);
+  if ((stat.flags & PF_KTHREAD) !== 0) {
+    throw new TargetError(pid, `process ${pid} is a kernel task`, {
+      reason: `[${stat.comm}] runs in the kernel and has nothing to save`,
+      advice: 'name a program',
+    });
+  }
+  const group = /^Tgid:\s*(\d+)/m.exec(readProcIfAlive(`/proc/${pid}/status`) ?? '')?.[1];
+  if (group !== undefined && Number(group) !== pid) {
+    throw new TargetError(pid, `${pid} is a thread, not a process`, {
+      reason: `it belongs to process ${group}`,
+      advice: `checkpoint ${group}`,
+    });
+  }
+}
+
+/** Throws TargetError when this process is in the tree that it is to hold. */
+export function refuseOwnTree(pid: number): void {
+  if (listTree(pid).some((member) => member.pid === process.pid)) {
+    throw new TargetError(pid, `process ${pid} can't be checkpointed from inside`, {
+      reason: pid === process.pid ? 'it is stasis itself' : 'stasis runs below it',
+      advice: 'run stasis from another shell',
+    });
+  }
+}

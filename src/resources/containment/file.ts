@@ -1,0 +1,168 @@
+import type { CensusFile, CensusMapping, Identity } from '../../objects/census.js';
+import type { SharedKind, SharedObject, SharedObjects, Side } from '../../objects/sharedObjects.js';
+import { tryReadLink } from '../../sys/files.js';
+import { open } from '../../sys/uapi.js';
+import { explainHiddenFile } from './hidden.js';
+
+/** `FMODE_WRITE` of linux/fs.h. */
+const FMODE_WRITE = 0x2;
+/** Of stat(2). */
+const S_IFMT = 0o17_0000;
+const S_IFCHR = 0o2_0000;
+const S_IFDIR = 0o4_0000;
+const S_IFREG = 0o10_0000;
+const S_IFSOCK = 0o14_0000;
+const S_IFIFO = 0o1_0000;
+/** /dev/null, zero, full, random and urandom: `major << 8 | minor`. Source: Documentation/admin-guide/devices.txt. */
+const STATELESS_DEVICES = new Set([0x103, 0x105, 0x107, 0x108, 0x109]);
+
+/**
+ * Open file descriptions: referred to by slots of descriptor tables, mappings and executables, and by what
+ * is in flight in sockets. Source: `struct file` of linux/fs.h.
+ */
+export const file: SharedKind = {
+  kind: 'file',
+  refUsers: 'exact',
+
+  collect(table) {
+    const { slots, mappings, executables, inside } = table.census;
+    const insideTables = sidesOf(table, slots, ({ table: identity }) => identity);
+    const insideSpaces = sidesOf(table, [...mappings, ...executables], ({ mm }) => mm);
+    for (const { pid, file: used } of [...slots, ...mappings, ...executables]) {
+      if (inside.has(pid)) table.object('file', used.identity, used.count);
+    }
+    const seen = new Set<string>();
+    /** A reference counts once, also where several tasks share the table or address space that has it. */
+    const use = (
+      unit: string,
+      side: Side | undefined,
+      { identity }: CensusFile,
+      pid: number,
+      holder: object,
+    ) => {
+      const object = table.find('file', identity);
+      if (object === undefined || side === undefined) return;
+      if (!seen.has(unit)) table.count(object, side);
+      seen.add(unit);
+      table.addHolder(object, table.holder(pid, holder));
+    };
+    for (const { pid, table: identity, fd, file: used } of slots) {
+      use(`slot ${identity} ${fd}`, insideTables.get(identity), used, pid, { fd });
+    }
+    for (const { pid, mm, start, end, file: used } of mappings) {
+      const mapping = `${start.toString(16)}-${end.toString(16)}`;
+      use(`mapping ${mm} ${start}`, insideSpaces.get(mm), used, pid, { mapping });
+    }
+    for (const { pid, mm, file: used } of executables) {
+      use(`exe ${mm}`, insideSpaces.get(mm), used, pid, { how: 'executes it' });
+    }
+  },
+
+  judge(object, table) {
+    const used = filesOf(table).get(object.identity);
+    const name = fileName(object, used);
+    const hiddenIn = object.hidden > 0 ? explainHiddenFile(name, table) : [];
+    const innocent = used === undefined ? undefined : harmlessUse(object, used, table);
+    if (innocent !== undefined) {
+      return { name, harmless: true, meaning: innocent, advice: 'nothing needs to be done', hiddenIn };
+    }
+    return { name, harmless: false, ...meaningOf(used), hiddenIn };
+  },
+};
+
+const byCensus = new WeakMap<object, ReadonlyMap<Identity, CensusFile>>();
+
+/** All files of a census by their identity. */
+export function filesOf({ census }: SharedObjects): ReadonlyMap<Identity, CensusFile> {
+  let files = byCensus.get(census);
+  if (files === undefined) {
+    files = new Map(
+      [...census.mappings, ...census.executables, ...census.slots].map(({ file: used }) => [
+        used.identity,
+        used,
+      ]),
+    );
+    byCensus.set(census, files);
+  }
+  return files;
+}
+
+/** On which side tables or address spaces are: inside when any task inside has them. */
+export function sidesOf<T extends { readonly pid: number }>(
+  table: SharedObjects,
+  users: readonly T[],
+  identityOf: (user: T) => Identity,
+): ReadonlyMap<Identity, Side> {
+  const rank: Readonly<Record<Side, number>> = { inside: 2, outside: 1, own: 0 };
+  const sides = new Map<Identity, Side>();
+  for (const user of users) {
+    const side = table.sideOf(user.pid);
+    const known = sides.get(identityOf(user));
+    if (known === undefined || rank[side] > rank[known]) sides.set(identityOf(user), side);
+  }
+  return sides;
+}
+
+/** The path or other name of a file, by one of its holders. */
+export function fileName(object: SharedObject, used: CensusFile | undefined): string {
+  for (const { pid, fd, mapping, how } of [...object.inside, ...object.outside]) {
+    const link =
+      fd !== undefined
+        ? `/proc/${pid}/fd/${fd}`
+        : mapping !== undefined
+          ? `/proc/${pid}/map_files/${mapping}`
+          : how === 'executes it'
+            ? `/proc/${pid}/exe`
+            : undefined;
+    const target = link === undefined ? undefined : tryReadLink(link);
+    if (typeof target === 'string') return target;
+  }
+  return used === undefined || used.ino === 0 ? `file ${object.identity}` : `inode ${used.ino}`;
+}
+
+/** Why nothing that can change is shared through this file; undefined when something is. */
+function harmlessUse(object: SharedObject, used: CensusFile, table: SharedObjects): string | undefined {
+  if ((used.flags & open.O_PATH) !== 0) return 'it was opened by its path only, and has no state';
+  if ((used.inodeMode & S_IFMT) === S_IFCHR && STATELESS_DEVICES.has(used.rdev)) {
+    return 'a device without state';
+  }
+  if (object.inside.some(({ fd }) => fd !== undefined)) return undefined;
+  const writable = (mapping: CensusMapping): boolean =>
+    mapping.shared && mapping.mayWrite && mapping.file.identity === used.identity;
+  const insideWrites = table.census.mappings.some(
+    (mapping) => table.census.inside.has(mapping.pid) && writable(mapping),
+  );
+  if (insideWrites && (used.mode === undefined || (used.mode & FMODE_WRITE) !== 0)) return undefined;
+  return 'it is only executed or mapped without changing it, such as a library: nothing that can change is shared';
+}
+
+function meaningOf(used: CensusFile | undefined): { meaning: string; advice: string } {
+  switch ((used?.inodeMode ?? 0) & S_IFMT) {
+    case S_IFSOCK:
+      return {
+        meaning: 'what is sent and received through this socket is shared',
+        advice: 'close it outside, or accept it and attach a new end at restart',
+      };
+    case S_IFIFO:
+      return {
+        meaning: 'this end of the pipe is shared',
+        advice: 'close it outside, or accept it and attach a new end at restart',
+      };
+    case S_IFCHR:
+      return {
+        meaning: 'the open device is shared',
+        advice: 'start the program with streams of its own, or accept it and attach one at restart',
+      };
+    case S_IFDIR:
+    case S_IFREG:
+      return {
+        meaning: 'its position and status flags are shared: after a restart they no longer would be',
+        advice: 'open it again on one side, close it outside, or accept it and attach a file at restart',
+      };
+    default:
+      return {
+        meaning: 'the open file, and what it stands for, is shared',
+        advice: 'close it outside, or accept it and attach a new end at restart',
+      };
+  }
+}

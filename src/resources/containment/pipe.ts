@@ -1,0 +1,99 @@
+import type { CensusFile, Identity } from '../../objects/census.js';
+import type { Holder, SharedKind, SharedObject, SharedObjects, Side } from '../../objects/sharedObjects.js';
+import { open } from '../../sys/uapi.js';
+import { fileName } from './file.js';
+import { socketsWithDescriptors } from './hidden.js';
+
+/**
+ * Pipes and named pipes, by their open ends: each open file is one reference, also where the other end is a
+ * file of its own outside. Source: `struct pipe_inode_info` of linux/pipe_fs_i.h.
+ */
+export const pipe: SharedKind = {
+  kind: 'pipe',
+  refUsers: 'exact',
+
+  collect(table) {
+    for (const { file, holders } of openEnds(table, ({ pipe: behind }) => behind?.identity)) {
+      const object = file.pipe && table.object('pipe', file.pipe.identity, file.pipe.count);
+      if (object === undefined) continue;
+      const how = END_NAMES[file.flags & open.O_ACCMODE];
+      useOpenFile(table, object, holders, how === undefined ? {} : { how });
+    }
+  },
+
+  judge(object, table) {
+    const hiddenIn = object.hidden > 0 ? socketsWithDescriptors(table) : [];
+    const name = fileName(object, undefined);
+    return {
+      name,
+      harmless: false,
+      meaning: 'the other end, or another open end, of the pipe is outside: what is written goes across',
+      advice: 'end the process at the other end, or accept it and attach a new end at restart',
+      hiddenIn,
+    };
+  },
+};
+
+const END_NAMES: Readonly<Record<number, string>> = {
+  [open.O_RDONLY]: 'reads',
+  [open.O_WRONLY]: 'writes',
+  [open.O_RDWR]: 'reads and writes',
+};
+
+/** An open file of a kind, with the slots that hold it. */
+export interface OpenEnd {
+  readonly file: CensusFile;
+  readonly holders: readonly Holder[];
+}
+
+/**
+ * The distinct open files behind which is an object of a kind, of all objects that something inside has
+ * open.
+ */
+export function openEnds(
+  table: SharedObjects,
+  identityOf: (file: CensusFile) => Identity | undefined,
+): readonly OpenEnd[] {
+  const { slots, inside } = table.census;
+  const wanted = new Set<Identity>();
+  for (const { pid, file } of slots) {
+    const identity = inside.has(pid) ? identityOf(file) : undefined;
+    if (identity !== undefined) wanted.add(identity);
+  }
+  const ends = new Map<Identity, { file: CensusFile; holders: Holder[] }>();
+  for (const { pid, fd, file } of slots) {
+    const identity = identityOf(file);
+    if (identity === undefined || !wanted.has(identity)) continue;
+    let end = ends.get(file.identity);
+    if (end === undefined) {
+      end = { file, holders: [] };
+      ends.set(file.identity, end);
+    }
+    end.holders.push(table.holder(pid, { fd }));
+  }
+  return [...ends.values()];
+}
+
+/**
+ * Counts an open file as one reference, and adds its holders. Those outside of one that is held inside as well
+ * are not added: that the open file itself is shared is a finding of its own.
+ */
+export function useOpenFile(
+  table: SharedObjects,
+  object: SharedObject,
+  holders: readonly Holder[],
+  details: Omit<Holder, 'pid' | 'comm'> = {},
+): void {
+  const side = sideOfFile(table, holders);
+  table.count(object, side);
+  for (const holder of holders) {
+    if (table.sideOf(holder.pid) === side) table.addHolder(object, { ...holder, ...details });
+  }
+}
+
+/** An open file is inside when any task inside has it. */
+export function sideOfFile(table: SharedObjects, holders: readonly { readonly pid: number }[]): Side {
+  const sides = holders.map(({ pid }) => table.sideOf(pid));
+  if (sides.includes('inside')) return 'inside';
+  return sides.includes('outside') ? 'outside' : 'own';
+}

@@ -1,0 +1,56 @@
+import { isSharedMemory } from '../../objects/bpfCensus.js';
+import type { Identity } from '../../objects/census.js';
+import type { Holder, SharedKind } from '../../objects/sharedObjects.js';
+import { fileName, filesOf } from './file.js';
+import { socketsWithDescriptors } from './hidden.js';
+import { useOpenFile } from './pipe.js';
+import { isSegment } from './systemV.js';
+
+/**
+ * Memory that is a file to the kernel: shared anonymous memory, memfd_create(2), and what shm_open(3) makes.
+ * The kernel counts its open files with its name (dentry): others than those inside reach the same memory.
+ */
+export const sharedMemory: SharedKind = {
+  kind: 'sharedMemory',
+  refUsers: 'exact',
+
+  collect(table) {
+    const { census } = table;
+    const shared = new Set<Identity>();
+    for (const { pid, file } of census.slots) {
+      if (census.inside.has(pid) && isSharedMemory(file.magic) && file.links === 0) shared.add(file.inode);
+    }
+    for (const mapping of census.mappings) {
+      const { pid, file, shared: isShared } = mapping;
+      if (census.inside.has(pid) && isSharedMemory(file.magic) && isShared && !isSegment(mapping))
+        shared.add(file.inode);
+    }
+    const holders = new Map<Identity, Holder[]>();
+    for (const { pid, fd, file } of census.slots) addTo(holders, file.identity, table.holder(pid, { fd }));
+    for (const { pid, start, end, file } of census.mappings) {
+      const mapping = `${start.toString(16)}-${end.toString(16)}`;
+      addTo(holders, file.identity, table.holder(pid, { mapping }));
+    }
+    for (const file of filesOf(table).values()) {
+      if (!shared.has(file.inode)) continue;
+      const object = table.object('sharedMemory', file.inode, file.dentry?.count);
+      useOpenFile(table, object, holders.get(file.identity) ?? []);
+    }
+  },
+
+  judge(object, table) {
+    return {
+      name: fileName(object, undefined),
+      harmless: false,
+      meaning: 'the same memory can be read or changed from outside: futexes in it work across the border',
+      advice: 'end the process outside, or have it unmap and close the memory',
+      hiddenIn: object.hidden > 0 ? socketsWithDescriptors(table) : [],
+    };
+  },
+};
+
+function addTo(holders: Map<Identity, Holder[]>, identity: Identity, holder: Holder): void {
+  const known = holders.get(identity);
+  if (known === undefined) holders.set(identity, [holder]);
+  else known.push(holder);
+}

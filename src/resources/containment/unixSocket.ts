@@ -1,0 +1,93 @@
+import type { CensusFile, Identity } from '../../objects/census.js';
+import type { Holder, SharedKind, SharedObject, SharedObjects } from '../../objects/sharedObjects.js';
+import { fileName } from './file.js';
+import { sideOfFile } from './pipe.js';
+
+const AF_UNIX = 1;
+/** The socket itself, and its place in the kernel's list of unix sockets. Source: net/unix/af_unix.c. */
+const OWN_REFERENCES = 2;
+
+/**
+ * Unix sockets, by the sockets that are connected to them: each holds one reference to its peer. Also shown
+ * are connections from outside that wait to be accepted.
+ */
+export const unixSocket: SharedKind = {
+  kind: 'unixSocket',
+  refUsers: 'exact',
+
+  collect(table) {
+    const sockets = unixSockets(table);
+    const bySock = new Map(sockets.map((socket) => [socket.sock, socket]));
+    for (const { sock, file, holders } of sockets) {
+      if (sideOfFile(table, holders) !== 'inside') continue;
+      const count = file.socket?.count;
+      const object = table.object(
+        'unixSocket',
+        sock,
+        count === undefined ? undefined : count - OWN_REFERENCES,
+      );
+      for (const holder of holders)
+        if (table.sideOf(holder.pid) === 'inside') table.addHolder(object, holder);
+    }
+    for (const { sock, file, holders } of sockets) {
+      const { peer, peerListener } = file.socket ?? {};
+      const side = sideOfFile(table, holders);
+      const target = peer === undefined ? undefined : table.find('unixSocket', peer);
+      if (target !== undefined) {
+        table.count(target, side);
+        if (side === 'outside') addOutside(target, holders, 'is connected to it');
+      }
+      // The peer of one that waits to be accepted is in no file yet: it belongs to the listening socket.
+      const own = table.find('unixSocket', sock);
+      const listener = peerListener === undefined ? undefined : bySock.get(peerListener);
+      if (own !== undefined && listener !== undefined) {
+        table.count(own, sideOfFile(table, listener.holders));
+        if (sideOfFile(table, listener.holders) === 'outside') {
+          addOutside(own, listener.holders, 'has not accepted it yet');
+        }
+      }
+      const queue = peerListener === undefined ? undefined : table.find('unixSocket', peerListener);
+      if (queue !== undefined && side === 'outside') addOutside(queue, holders, 'waits to be accepted');
+      // A connected socket whose peer is outside crosses the border, also where only it holds the peer.
+      const peerSocket = peer === undefined ? undefined : bySock.get(peer);
+      if (
+        own !== undefined &&
+        peerSocket !== undefined &&
+        sideOfFile(table, peerSocket.holders) === 'outside'
+      ) {
+        addOutside(own, peerSocket.holders, 'is its peer');
+      }
+    }
+  },
+
+  judge(object) {
+    return {
+      name: fileName(object, undefined),
+      harmless: false,
+      meaning: 'the socket is connected to one outside, or reached from there',
+      advice: 'end the process at the other end, or accept it and attach a new end at restart',
+      hiddenIn: object.hidden > 0 ? ['a connection that no process has open'] : [],
+    };
+  },
+};
+
+function unixSockets(table: SharedObjects): { sock: Identity; file: CensusFile; holders: Holder[] }[] {
+  const found = new Map<Identity, { sock: Identity; file: CensusFile; holders: Holder[] }>();
+  for (const { pid, fd, file } of table.census.slots) {
+    if (file.socket?.family !== AF_UNIX) continue;
+    let entry = found.get(file.identity);
+    if (entry === undefined) {
+      entry = { sock: file.socket.identity, file, holders: [] };
+      found.set(file.identity, entry);
+    }
+    entry.holders.push(table.holder(pid, { fd }));
+  }
+  return [...found.values()];
+}
+
+function addOutside(object: SharedObject, holders: readonly Holder[], how: string): void {
+  for (const holder of holders) {
+    const known = object.outside.some(({ pid, fd }) => pid === holder.pid && fd === holder.fd);
+    if (!known && holder.pid !== process.pid) object.outside.push({ ...holder, how });
+  }
+}
