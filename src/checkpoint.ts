@@ -1,14 +1,20 @@
 import { hostname, release } from 'node:os';
-import { type Obstacle, StasisError, UnsupportedError } from './errors.js';
+import { type Leak, LeakError, type Obstacle, StasisError, TargetError, UnsupportedError } from './errors.js';
 import { FrozenTree } from './freezer/freeze.js';
 import { recordType } from './image/format.js';
 import { HeaderSchema } from './image/generated/image_pb.js';
 import { ImageOutput } from './image/output.js';
 import { ImageWriter } from './image/writer.js';
+import type { NotVerified } from './objects/census.js';
+import { type CensusMethod, makeCensusTaker } from './objects/censusTaker.js';
 import { requirePrivileges } from './objects/privileges.js';
 import { type StepEvent, Steps, type StepTime } from './objects/steps.js';
 import { refuseOwnTree, refuseTarget } from './objects/target.js';
 import { readVdso } from './objects/vdso.js';
+import { readProc } from './procfs/read.js';
+import { parseStatus } from './procfs/status.js';
+import { Containment } from './resources/containment/containment.js';
+import { blocking, LeakPolicy } from './resources/containment/judge.js';
 import { TreeCheckpoint } from './resources/tree/checkpoint.js';
 import { PAGE_SIZE } from './sys/uapi.js';
 import { VERSION } from './version.js';
@@ -22,6 +28,17 @@ export interface CheckpointOptions {
   readonly force?: boolean;
   /** How long to wait for a task that can't be interrupted, milliseconds; default 10,000. */
   readonly timeoutMs?: number;
+  /** Refuse a root that is not the init of a pid namespace. */
+  readonly container?: boolean;
+  /**
+   * What to do about leaks: by default those of a container refuse it, and those of a subtree are reported.
+   * With `ignore` nobody looks.
+   */
+  readonly leaks?: 'refuse' | 'report' | 'ignore';
+  /** Leaks that are accepted: a kind, `kind:name`, `kind:pid:fd`, or `stdio`. */
+  readonly allowLeaks?: readonly string[];
+  /** How to look for leaks: by BPF, by `/proc` and kcmp(2), or by what is possible. */
+  readonly leakMethod?: CensusMethod;
   readonly signal?: AbortSignal;
   readonly onStep?: (event: StepEvent) => void;
 }
@@ -36,6 +53,9 @@ export interface CheckpointReport {
   readonly bytes: number;
   /** How long the processes were held, milliseconds. */
   readonly frozenMs: number;
+  /** Everything that crosses the border, harmless and accepted ones included; empty where nobody looked. */
+  readonly leaks: readonly Leak[];
+  readonly notVerified: readonly NotVerified[];
   readonly steps: readonly StepTime[];
 }
 
@@ -53,19 +73,36 @@ export async function checkpoint(pid: number, options: CheckpointOptions): Promi
   requirePrivileges('a checkpoint');
   refuseTarget(pid);
   refuseOwnTree(pid);
+  const container = isPidNamespaceInit(pid);
+  if (options.container === true && !container) {
+    throw new TargetError(pid, `process ${pid} is no container`, {
+      reason: 'it is not the init of a pid namespace of its own',
+      advice: 'name the init of the container, or leave out --container for a subtree',
+    });
+  }
+  const mode = options.leaks ?? (container ? 'refuse' : 'report');
+  const containment =
+    mode === 'ignore'
+      ? undefined
+      : new Containment(
+          steps.run('prepare', () => makeCensusTaker(options.leakMethod ?? 'auto')),
+          pid,
+          new LeakPolicy(options.allowLeaks ?? []),
+        );
   using output =
     typeof options.output === 'number'
       ? ImageOutput.descriptor(options.output, `descriptor ${options.output}`)
       : ImageOutput.file(options.output, options.force === true);
   await using writer = new ImageWriter(output.fd, output.name);
   try {
-    return await saveTree(pid, options, steps, writer, output);
+    return await saveTree(pid, options, steps, writer, output, containment, mode === 'refuse');
   } catch (error) {
     // Whoever reads a stream learns why it ends. A file is not there at all.
     if (typeof options.output === 'number' && error instanceof StasisError && error.code !== 'ERR_OUTPUT') {
       await writer.error(
         error.code,
         [error.message, error.reason?.split('\n').join('; ')].filter(Boolean).join(': '),
+        error instanceof LeakError ? error.errno : 0,
       );
     }
     throw error;
@@ -78,19 +115,34 @@ async function saveTree(
   steps: Steps,
   writer: ImageWriter,
   output: ImageOutput,
+  containment: Containment | undefined,
+  refuseLeaks: boolean,
 ): Promise<CheckpointReport> {
   writeHeader(pid, options, writer);
   const heldAt = performance.now();
   const timeoutMs = options.timeoutMs ?? DEFAULT_TIMEOUT_MS;
   using frozen = new FrozenTree(pid, { timeoutMs });
   steps.run('freeze', () => frozen.freeze());
-  using tree = new TreeCheckpoint(frozen);
+  using tree = new TreeCheckpoint(frozen, containment);
   steps.run('collect', () => tree.collect());
+  const leaks = containment === undefined ? [] : [...steps.run('compare', () => containment.compare()).leaks];
   const obstacles: Obstacle[] = steps.run('examine', () => tree.refuse());
+  const refused = refuseLeaks ? blocking({ leaks }) : [];
+  if (refused.length > 0) throw new LeakError(refused, obstacles);
   if (obstacles.length > 0) throw new UnsupportedError(obstacles);
+  /** What changed since it was collected, though nothing inside ran. */
+  const prove = (step: string): void => {
+    if (containment === undefined) return;
+    const changes = steps.run('prove', () => containment.changes(step));
+    if (refuseLeaks && changes.length > 0) throw new LeakError(changes);
+    leaks.push(...changes);
+  };
   steps.run('ask', () => tree.ask());
   steps.run('save', () => tree.save(writer));
+  // Where something is shared after all, what others change meanwhile is found where it happened.
+  if (leaks.some(({ harmless }) => !harmless)) prove('save');
   const pages = await steps.runAsync('pages', () => tree.savePages(writer, () => steps.breathe()));
+  prove('pages');
   if (!options.kill) steps.run('release', () => frozen[Symbol.dispose]());
   const releasedAt = performance.now();
   steps.run('complete', () => {
@@ -105,8 +157,16 @@ async function saveTree(
     pages,
     bytes: writer.size,
     frozenMs: (options.kill ? performance.now() : releasedAt) - heldAt,
+    leaks,
+    notVerified: containment?.findings?.notVerified ?? [],
     steps: steps.times,
   };
+}
+
+/** Its pid in its own namespace is 1, and it has another in that of its parent. */
+function isPidNamespaceInit(pid: number): boolean {
+  const pids = parseStatus(readProc(`/proc/${pid}/status`)).namespacePids;
+  return pids.length > 1 && pids.at(-1) === 1;
 }
 
 function writeHeader(pid: number, options: CheckpointOptions, writer: ImageWriter): void {

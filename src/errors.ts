@@ -123,6 +123,67 @@ export class UnsupportedError extends StasisError {
   }
 }
 
+/** Who refers to a kernel object. */
+export interface Holder {
+  readonly pid: number;
+  readonly comm: string;
+  readonly fd?: number;
+  /** `start-end`, hexadecimal. */
+  readonly mapping?: string;
+  /** How it refers to it, where neither descriptor nor mapping says it. */
+  readonly how?: string;
+}
+
+/** A kernel object that something outside refers to as well. */
+export interface Leak {
+  /** Such as `file`, `pipe` or `utsNamespace`. */
+  readonly kind: string;
+  /** A path, `pipe:[N]`, or what else tells it apart. */
+  readonly name: string;
+  /** Accepts it as an argument of `--allow-leak`. */
+  readonly key: string;
+  /** Its address in the kernel where that is known. */
+  readonly identity: string;
+  /** The kernel's count of references; undefined where it can't be known. */
+  readonly kernelCount: number | undefined;
+  /** References from inside. */
+  readonly users: number;
+  readonly inside: readonly Holder[];
+  readonly outside: readonly Holder[];
+  /** References that the kernel counts and nobody visible has. */
+  readonly hidden: number;
+  /** The best explanations of these. */
+  readonly hiddenIn: readonly string[];
+  /** Something appeared or disappeared after it was collected; the step by which that was seen. */
+  readonly reverse?: string;
+  /** Nothing that can change is shared: it never stands in the way. */
+  readonly harmless: boolean;
+  /** It was accepted by the caller. */
+  readonly allowed: boolean;
+  readonly meaning: string;
+  readonly advice: string;
+}
+
+/**
+ * The tree is not self-contained: something outside shares kernel objects with it, or changed them
+ * meanwhile. It runs on. The 2009 series returned EAGAIN for this.
+ */
+export class LeakError extends StasisError {
+  readonly errno = 11;
+  readonly errnoName = 'EAGAIN';
+
+  constructor(
+    readonly leaks: readonly Leak[],
+    /** What else stands in the way. */
+    readonly obstacles: readonly Obstacle[] = [],
+  ) {
+    super('ERR_LEAK', `checkpoint refused: ${countOf(leaks.length, 'leak')}`, {
+      reason: [...leaks.map(formatLeak), ...obstacles.map(formatObstacle)].join('\n'),
+      advice: `the target runs on unchanged; what may be shared is accepted with ${acceptingOptions(leaks)}`,
+    });
+  }
+}
+
 /** The machine is not as the image needs it. Nothing was started. */
 export class RestartRefusedError extends StasisError {
   constructor(readonly obstacles: readonly Obstacle[]) {
@@ -212,4 +273,27 @@ export function formatObstacle(obstacle: Obstacle): string {
 
 function countOf(count: number, noun: string): string {
   return `${count} ${noun}${count === 1 ? '' : 's'}`;
+}
+
+/** One line for one leak: what it is, how it is counted, and who outside has it. */
+export function formatLeak(leak: Leak): string {
+  const counts =
+    leak.kernelCount === undefined
+      ? `${countOf(leak.users, 'reference')} inside`
+      : `${countOf(leak.kernelCount, 'reference')} in the kernel, ${leak.users} inside`;
+  const outside = leak.outside.length === 0 ? '' : `; outside: ${leak.outside.map(formatHolder).join(', ')}`;
+  const hidden = leak.hidden === 0 ? '' : `; ${leak.hidden} hidden: ${leak.hiddenIn.join(', or ')}`;
+  const when = leak.reverse === undefined ? '' : ` (reverse leak, seen after ${leak.reverse})`;
+  return `${leak.kind} ${leak.name}${when}: ${leak.meaning}; ${counts}${outside}${hidden}`;
+}
+
+/** `python3[12] fd 3`. */
+export function formatHolder({ pid, comm, fd, mapping, how }: Holder): string {
+  const place = fd !== undefined ? ` fd ${fd}` : mapping !== undefined ? ` mapping ${mapping}` : '';
+  return `${comm}[${pid}]${place}${how === undefined ? '' : ` ${how}`}`;
+}
+
+/** The options that accept these leaks, each once. */
+export function acceptingOptions(leaks: readonly Leak[]): string {
+  return [...new Set(leaks.map(({ key }) => `--allow-leak '${key}'`))].join(' ');
 }

@@ -14,8 +14,6 @@ export {
 export { type FindLeaksOptions, findLeaks, type InsideProcess, type LeakReport } from './leaks.js';
 export type { NotVerified } from './objects/census.js';
 export type { CensusMethod } from './objects/censusTaker.js';
-export type { Holder } from './objects/sharedObjects.js';
 export type { StepEvent, StepTime } from './objects/steps.js';
-export type { Leak } from './resources/containment/judge.js';
 export type { Attachments } from './resources/tree/attachments.js';
 export { type ExitStatus, type RestartOptions, type RestartReport, restart } from './restart.js';

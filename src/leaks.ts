@@ -1,16 +1,9 @@
-import { PermissionError, TargetError } from './errors.js';
+import { type Leak, PermissionError, TargetError } from './errors.js';
 import { type Census, type CensusTask, descendants, type NotVerified } from './objects/census.js';
 import { type CensusMethod, makeCensusTaker } from './objects/censusTaker.js';
 import { type StepEvent, Steps, type StepTime } from './objects/steps.js';
 import { refuseTarget } from './objects/target.js';
-import {
-  blocking,
-  type Findings,
-  judge,
-  type Leak,
-  LeakPolicy,
-  standing,
-} from './resources/containment/judge.js';
+import { blocking, type Findings, judge, LeakPolicy, standing } from './resources/containment/judge.js';
 import { isContainerInit } from './resources/containment/relations.js';
 
 export interface FindLeaksOptions {

@@ -54,6 +54,11 @@ export class RowProgram<Column extends string> {
     this.skipRowIfZero(to);
   }
 
+  /** There is no row where the register is not zero. */
+  skipRowUnlessZero(register: BpfRegister): void {
+    this.assembler.jumpIfNotEqual(register, 0, this.end);
+  }
+
   /** There is no row where the register is zero. */
   skipRowIfZero(register: BpfRegister): void {
     this.assembler.jumpIfEqual(register, 0, this.end);
@@ -115,20 +120,27 @@ export class RowProgram<Column extends string> {
     this.assembler.label(after);
   }
 
-  /** Ends the program, and returns its code. */
-  finish(): Buffer {
+  /** Writes the row as it is now; the program goes on. r1 to r5 are lost. */
+  write(): void {
     const { layout } = this;
-    return this.assembler
+    this.assembler
       .load(8, 'r1', 'r6', CONTEXT_META)
       .load(8, 'r1', 'r1', 0)
       .move('r2', 'r10')
       .addImmediate('r2', -layout.size)
       .moveImmediate('r3', layout.size)
-      .call(BPF_FUNC_seq_write)
-      .label(this.end)
-      .moveImmediate('r0', 0)
-      .exit()
-      .assemble();
+      .call(BPF_FUNC_seq_write);
+  }
+
+  /** Writes the row, ends the program, and returns its code. */
+  finish(): Buffer {
+    this.write();
+    return this.close();
+  }
+
+  /** Ends a program that has written its rows, and returns its code. */
+  close(): Buffer {
+    return this.assembler.label(this.end).moveImmediate('r0', 0).exit().assemble();
   }
 
   private slot(column: Column): number {

@@ -1,6 +1,12 @@
 import { BpfUnavailableError } from '../errors.js';
 import { type KernelTypes, readKernelTypes } from './btf.js';
 import { FILE_STRUCTURES, type FileColumn, fileLayout, fileProgram } from './fileProgram.js';
+import {
+  IN_FLIGHT_STRUCTURES,
+  type InFlightColumn,
+  inFlightLayout,
+  inFlightProgram,
+} from './inFlightProgram.js';
 import { KernelIterator } from './iterator.js';
 import { MAPPING_STRUCTURES, type MappingColumn, mappingLayout, mappingProgram } from './mappingProgram.js';
 import { type RowLayout, type RowProgram, Rows } from './rows.js';
@@ -11,6 +17,8 @@ export interface Walk {
   readonly tasks: Rows<TaskColumn>;
   readonly files: Rows<FileColumn>;
   readonly mappings: Rows<MappingColumn>;
+  /** Undefined where this kernel's queues are not known. */
+  readonly inFlight: Rows<InFlightColumn> | undefined;
 }
 
 /** Columns that this kernel has no member for, by the member's name. */
@@ -22,12 +30,18 @@ export class Walker {
     private readonly tasks: LoadedProgram<TaskColumn>,
     private readonly files: LoadedProgram<FileColumn>,
     private readonly mappings: LoadedProgram<MappingColumn>,
+    private readonly inFlight: LoadedProgram<InFlightColumn> | undefined,
     readonly missing: MissingMembers,
     /** To be added to the count of a file as it stands in a row of tasks or mappings. */
     readonly fileCountBias: number,
   ) {}
 
   private static loaded: Walker | undefined;
+
+  /** Whether descriptors in flight can be attributed to the sockets in whose queues they wait. */
+  get seesInFlight(): boolean {
+    return this.inFlight !== undefined;
+  }
 
   /** Throws KernelTypesError or BpfUnavailableError where it can't be done. */
   static load(): Walker {
@@ -38,12 +52,20 @@ export class Walker {
   /** Tasks come last: whoever opened or mapped something before is among them, unless it has ended. */
   walk(): Walk {
     const files = this.files.walk();
+    const waiting = files.u32('fdsInFlight');
+    const inFlight = hasAny(files, waiting) ? this.inFlight?.walk() : undefined;
     const mappings = this.mappings.walk();
-    return { files, mappings, tasks: this.tasks.walk() };
+    return { files, mappings, inFlight, tasks: this.tasks.walk() };
   }
 
   private static create(): Walker {
-    const types = readKernelTypes([...TASK_STRUCTURES, ...FILE_STRUCTURES, ...MAPPING_STRUCTURES]);
+    const types = readKernelTypes([
+      ...TASK_STRUCTURES,
+      ...FILE_STRUCTURES,
+      ...MAPPING_STRUCTURES,
+      ...IN_FLIGHT_STRUCTURES,
+    ]);
+    const queues = inFlightProgram(types);
     const missing = new Map<TaskColumn | FileColumn | MappingColumn, string>();
     const load = <Column extends TaskColumn | FileColumn | MappingColumn>(
       iterator: string,
@@ -58,10 +80,30 @@ export class Walker {
       load('task', taskLayout, taskProgram),
       load('task_file', fileLayout, fileProgram),
       load('task_vma', mappingLayout, mappingProgram),
+      loadIfPossible(queues, types),
       missing,
       fileCountBias(types),
     );
   }
+}
+
+/** Without it descriptors in flight are seen as references that nobody has. */
+function loadIfPossible(
+  program: RowProgram<InFlightColumn> | undefined,
+  types: KernelTypes,
+): LoadedProgram<InFlightColumn> | undefined {
+  if (program === undefined) return undefined;
+  try {
+    return new LoadedProgram('task_file', types, inFlightLayout, program.close());
+  } catch (error) {
+    if (error instanceof BpfUnavailableError) return undefined;
+    throw error;
+  }
+}
+
+function hasAny(rows: Rows<FileColumn>, column: (row: number) => number): boolean {
+  for (let row = 0; row < rows.count; row++) if (column(row) > 0) return true;
+  return false;
 }
 
 class LoadedProgram<Column extends string> {

@@ -1,15 +1,20 @@
 import { isatty } from 'node:tty';
-import type { Command } from 'commander';
+import { type Command, Option } from 'commander';
 import { checkpoint } from '../checkpoint.js';
-import { UsageError } from '../errors.js';
+import { formatLeak, UsageError } from '../errors.js';
 import { checkpointText } from '../present/report.js';
-import { parsePid, parseSeconds, progress, say } from './messages.js';
+import { censusMethod, collect, parsePid, parseSeconds, progress, say } from './messages.js';
 
 interface Options {
   readonly output: string;
   readonly kill?: boolean;
   readonly force?: boolean;
   readonly timeout: string;
+  readonly container?: boolean;
+  readonly subtree?: boolean;
+  readonly leaks?: 'refuse' | 'report' | 'ignore';
+  readonly allowLeak: readonly string[];
+  readonly bpf: boolean;
   readonly json?: boolean;
   readonly verbose?: boolean;
 }
@@ -25,6 +30,17 @@ export function addCheckpoint(program: Command): void {
     .option('-k, --kill', 'end the processes when their image is complete')
     .option('-f, --force', 'replace a file of that name')
     .option('-t, --timeout <seconds>', 'how long to wait for a task that does not stop', '10')
+    .option('-c, --container', 'refuse a PID that is not the init of a container')
+    .option('--subtree', 'take a container as a subtree: report its leaks, do not refuse')
+    .addOption(
+      new Option('--leaks <what>', 'what to do about leaks; for a container refuse, else report').choices([
+        'refuse',
+        'report',
+        'ignore',
+      ]),
+    )
+    .option('--allow-leak <key>', 'accept a leak: KIND, KIND:NAME, KIND:PID:FD, or stdio', collect, [])
+    .option('--no-bpf', 'look for leaks by /proc and kcmp only')
     .option('--json', 'print a report on standard error as JSON')
     .option('-v, --verbose', 'show every step with its time')
     .action(run);
@@ -39,13 +55,21 @@ async function run(argument: string, options: Options): Promise<void> {
       advice: 'name a file with -o FILE, or send it through a pipe',
     });
   }
+  const leaks = options.leaks ?? (options.subtree ? 'report' : undefined);
   const report = await checkpoint(pid, {
     output: options.output === '-' ? STANDARD_OUTPUT : options.output,
     timeoutMs,
+    container: options.container === true,
+    ...(leaks === undefined ? {} : { leaks }),
+    allowLeaks: options.allowLeak,
+    leakMethod: censusMethod(options),
     kill: options.kill === true,
     force: options.force === true,
     onStep: progress(options.verbose),
   });
+  for (const leak of report.leaks) {
+    if (!leak.harmless && !leak.allowed) say(`stasis: warning: leak: ${formatLeak(leak)}`);
+  }
   if (options.json) say(JSON.stringify(report));
   else if (options.verbose) say(checkpointText(report));
 }

@@ -1,15 +1,17 @@
 import { Command, CommanderError } from 'commander';
-import { UsageError } from '../errors.js';
+import { LeakError, UsageError } from '../errors.js';
 import { errorText } from '../present/error.js';
 import { VERSION } from '../version.js';
 import { addCheck } from './check.js';
 import { addCheckpoint } from './checkpoint.js';
 import { addInspect } from './inspect.js';
+import { addLeaks } from './leaks.js';
 import { exitStatus } from './messages.js';
 import { addRestart } from './restart.js';
 
 /** Runs one command. */
 export async function main(): Promise<void> {
+  process.stdout.on('error', endQuietly);
   try {
     await makeProgram().parseAsync();
   } catch (error) {
@@ -18,8 +20,19 @@ export async function main(): Promise<void> {
       return;
     }
     process.stderr.write(`${errorText(error)}\n`);
-    process.exitCode = error instanceof UsageError ? exitStatus.usage : exitStatus.failed;
+    process.exitCode =
+      error instanceof UsageError
+        ? exitStatus.usage
+        : error instanceof LeakError
+          ? exitStatus.leaks
+          : exitStatus.failed;
   }
+}
+
+/** Whoever read the output has gone: as other tools end by SIGPIPE then. */
+function endQuietly(error: NodeJS.ErrnoException): void {
+  if (error.code !== 'EPIPE') throw error;
+  process.exit(exitStatus.failed);
 }
 
 function makeProgram(): Command {
@@ -31,6 +44,7 @@ function makeProgram(): Command {
     .showHelpAfterError('  -> see stasis --help');
   addCheckpoint(program);
   addRestart(program);
+  addLeaks(program);
   addInspect(program);
   addCheck(program);
   return program;

@@ -1,9 +1,10 @@
 import { writeSync } from 'node:fs';
 import { UsageError } from '../errors.js';
+import type { CensusMethod } from '../objects/censusTaker.js';
 import type { StepEvent } from '../objects/steps.js';
 
 /** Exit statuses, the same for all commands. */
-export const exitStatus = { done: 0, failed: 1, usage: 2 } as const;
+export const exitStatus = { done: 0, failed: 1, usage: 2, leaks: 3 } as const;
 
 const STANDARD_ERROR = 2;
 
@@ -18,6 +19,16 @@ export function progress(verbose: boolean | undefined): (event: StepEvent) => vo
     if (verbose && state === 'end')
       say(`  ${step.padEnd(10)} ${(milliseconds ?? 0).toFixed(2).padStart(9)} ms`);
   };
+}
+
+/** Gathers the arguments of an option that may be given several times. */
+export function collect(value: string, earlier: readonly string[]): readonly string[] {
+  return [...earlier, value];
+}
+
+/** How to look for leaks, by the option `--no-bpf`. */
+export function censusMethod({ bpf }: { readonly bpf: boolean }): CensusMethod {
+  return bpf ? 'auto' : 'proc';
 }
 
 /** A pid from the command line. Throws UsageError. */

@@ -139,9 +139,9 @@ export class ImageWriter implements AsyncDisposable {
   }
 
   /** Ends a stream that will not be completed by the reason for that. */
-  async error(code: string, message: string): Promise<void> {
+  async error(code: string, message: string, errno = 0): Promise<void> {
     await this.settle();
-    this.record(recordType.error, 0, ErrorRecordSchema, { code, message });
+    this.record(recordType.error, 0, ErrorRecordSchema, { code, message, errno });
     this.flush();
   }
 

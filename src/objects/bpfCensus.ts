@@ -1,3 +1,4 @@
+import { IN_FLIGHT_LIMITS } from '../bpf/inFlightProgram.js';
 import { NAMESPACES, type NamespaceKind } from '../bpf/taskProgram.js';
 import { type Walk, Walker } from '../bpf/walk.js';
 import { PF_KTHREAD } from '../sys/uapi.js';
@@ -5,6 +6,7 @@ import type {
   Census,
   CensusExecutable,
   CensusFile,
+  CensusInFlight,
   CensusMapping,
   CensusNamespace,
   CensusSlot,
@@ -52,6 +54,7 @@ class BpfCensus implements Census {
   readonly mappings: CensusMapping[] = [];
   readonly executables: CensusExecutable[] = [];
   readonly carriers: CensusSlot[] = [];
+  readonly inFlight: readonly CensusInFlight[];
   readonly notVerified: readonly NotVerified[];
   private readonly files = new Map<number, CensusFile>();
   private readonly walk: Walk;
@@ -62,15 +65,23 @@ class BpfCensus implements Census {
     chooseInside: (tasks: readonly CensusTask[]) => ReadonlySet<number>,
   ) {
     this.walk = walker.walk();
-    this.notVerified = [...walker.missing].map(([column, member]) => ({
-      kind: column,
-      reason: `this kernel has no ${member}`,
-    }));
+    this.notVerified = [
+      ...[...walker.missing].map(([column, member]) => ({
+        kind: column,
+        reason: `this kernel has no ${member}`,
+      })),
+      ...(walker.seesInFlight
+        ? []
+        : [
+            { kind: 'file', reason: 'descriptors in flight are counted, but not attributed, on this kernel' },
+          ]),
+    ];
     this.tasks = this.readTasks();
     this.inside = chooseInside(this.tasks);
     this.readSlots();
     this.readMappings();
     this.readExecutables();
+    this.inFlight = readInFlight(this.walk.inFlight, this.walker.fileCountBias);
   }
 
   private known(column: Parameters<Walker['missing']['get']>[0]): boolean {
@@ -361,6 +372,27 @@ class BpfCensus implements Census {
     }
     return file;
   }
+}
+
+function readInFlight(rows: Walk['inFlight'], bias: number): CensusInFlight[] {
+  if (rows === undefined) return [];
+  const sock = rows.key('sock');
+  const message = rows.u32('message');
+  const descriptors = rows.u32('descriptors');
+  const seen = new Set<string>();
+  const found: CensusInFlight[] = [];
+  for (let row = 0; row < rows.count; row++) {
+    const unit = `${sock(row)} ${message(row)}`;
+    if (seen.has(unit)) continue;
+    seen.add(unit);
+    for (let index = 0; index < Math.min(descriptors(row), IN_FLIGHT_LIMITS.descriptors); index++) {
+      found.push({
+        socket: sock(row),
+        file: { identity: rows.key(`file${index}`)(row), count: rows.s32(`count${index}`)(row) + bias },
+      });
+    }
+  }
+  return found;
 }
 
 /** From the kernel's own form (12 bits, 20 bits) to `major << 8 | minor` for those below 256. */

@@ -111,6 +111,13 @@ export interface CensusExecutable {
   readonly file: CensusFile;
 }
 
+/** A descriptor that was sent and waits in the queue of a unix socket. */
+export interface CensusInFlight {
+  /** The socket in whose queue it waits. */
+  readonly socket: Identity;
+  readonly file: Counted;
+}
+
 /** Something whose counts or holders can't be known here. */
 export interface NotVerified {
   readonly kind: string;
@@ -133,6 +140,8 @@ export interface Census {
   readonly executables: readonly CensusExecutable[];
   /** Slots, anywhere, of unix sockets with descriptors in flight. */
   readonly carriers: readonly CensusSlot[];
+  /** Descriptors in flight, as far as the kernel's queues can be read. */
+  readonly inFlight: readonly CensusInFlight[];
   readonly notVerified: readonly NotVerified[];
 }
 

@@ -1,4 +1,5 @@
 import { InternalError } from '../errors.js';
+import type { Identity } from './census.js';
 
 /** The number by which records of an image refer to an object; unique in the image, from 1 on. */
 export type Objref = number & { readonly __objref: unique symbol };
@@ -7,6 +8,8 @@ export type Objref = number & { readonly __objref: unique symbol };
 export interface TableObject {
   readonly objref: Objref;
   readonly kind: string;
+  /** Its address in the kernel, or what stands for it; undefined where only kcmp(2) tells it apart. */
+  readonly identity: Identity | undefined;
   /** References from inside the tree that were collected. */
   users: number;
   /** Its state is in the image. */
@@ -22,9 +25,9 @@ export class ObjectTable {
   private readonly byKey = new Map<string, TableObject>();
 
   /** A new object with one user. */
-  add(kind: string): TableObject {
+  add(kind: string, identity?: Identity): TableObject {
     const objref = (this.objects.size + 1) as Objref;
-    const object = { objref, kind, users: 1, checkpointed: false };
+    const object = { objref, kind, identity, users: 1, checkpointed: false };
     this.objects.set(objref, object);
     return object;
   }

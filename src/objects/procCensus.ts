@@ -57,6 +57,7 @@ class ProcCensus implements Census {
   readonly mappings: CensusMapping[] = [];
   readonly executables: readonly [] = [];
   readonly carriers: CensusSlot[] = [];
+  readonly inFlight: readonly [] = [];
   readonly notVerified: readonly NotVerified[];
   private readonly files = new KcmpIndex<CensusFile>(kcmpType.KCMP_FILE);
   private readonly sockets: ReadonlyMap<number, UnixSocketRow>;

@@ -1,15 +1,5 @@
+import type { Holder } from '../errors.js';
 import type { Census, CensusTask, Identity } from './census.js';
-
-/** Who refers to an object. */
-export interface Holder {
-  readonly pid: number;
-  readonly comm: string;
-  readonly fd?: number;
-  /** `start-end`, hexadecimal. */
-  readonly mapping?: string;
-  /** How it refers to it, where neither descriptor nor mapping says it. */
-  readonly how?: string;
-}
 
 /** Where a reference comes from: from inside, from Stasis itself, or from anybody else. */
 export type Side = 'inside' | 'own' | 'outside';

@@ -31,6 +31,8 @@ export interface FileCheckpoint {
   borrow<T>(file: OpenFile, use: (fd: number) => T): T;
   /** All open files of the tree whose link in `/proc/PID/fd` is the same. */
   sameLink(file: OpenFile): readonly OpenFile[];
+  /** It leads outside, and the caller accepted that. */
+  isAcceptedLeak(file: OpenFile): boolean;
   /** Collects an object that files share, such as a pipe; the same for the same key. */
   collect(kind: string, key: string): TableObject;
   /** Whether this is the first call for that object: its record is to be written now. */

@@ -10,15 +10,16 @@ const TERMINAL_MAJORS = [4, 5, 136, 137, 138, 139, 140, 141, 142, 143, 188, 204,
 const LAST_STANDARD_STREAM = 2;
 
 /**
- * Descriptors that lead outside of the tree: a terminal, or a pipe whose other end somebody else has. They
- * are recorded by a key and given anew at restart. Comes after `pipe` in the registry.
+ * Descriptors that lead outside of the tree: a terminal, a pipe whose other end somebody else has, and
+ * whatever leaks and was accepted. They are recorded by a key and given anew at restart. Comes after `pipe`
+ * in the registry.
  */
 export const external = fileKind({
   kind: 'external',
   recordType: 68,
   schema: ExternalSchema,
 
-  claims: (file) => isPipe(file) || isTerminal(file),
+  claims: (file, context) => context.isAcceptedLeak(file) || isPipe(file) || isTerminal(file),
 
   checkpoint: ({ descriptor: { link, info } }) => ({
     key: link,

@@ -1,12 +1,15 @@
 import { closeSync } from 'node:fs';
 import { InternalError, type Obstacle } from '../errors.js';
 import type { ImageWriter } from '../image/writer.js';
+import type { Identity } from '../objects/census.js';
 import type { Descriptor, FrozenProcess } from '../objects/frozenProcess.js';
 import { KcmpIndex } from '../objects/kcmpIndex.js';
 import type { ObjectTable, TableObject } from '../objects/objectTable.js';
 import type { FileCheckpoint, FileKind, OpenFile } from '../objects/slice.js';
 import { getDescriptor, openPidfd } from '../sys/process.js';
 import { kcmpType, open } from '../sys/uapi.js';
+import type { Containment } from './containment/containment.js';
+import { external } from './external.js';
 
 /**
  * The open file descriptions of a tree: which slots refer to the same one, of what kind each is, and their
@@ -14,6 +17,7 @@ import { kcmpType, open } from '../sys/uapi.js';
  */
 export class OpenFiles implements Disposable {
   private readonly index = new KcmpIndex<OpenFile>(kcmpType.KCMP_FILE);
+  private readonly byIdentity = new Map<Identity, OpenFile>();
   private readonly byLink = new Map<string, OpenFile[]>();
   private readonly kinds = new Map<OpenFile, FileKind>();
   private readonly pidfds = new Map<number, number>();
@@ -23,6 +27,8 @@ export class OpenFiles implements Disposable {
   constructor(
     private readonly table: ObjectTable,
     private readonly registry: readonly FileKind[],
+    /** What has identified files by their kernel addresses; without it kcmp does. */
+    private readonly containment?: Containment,
   ) {}
 
   /** Adds all slots of a process's table. */
@@ -35,7 +41,9 @@ export class OpenFiles implements Disposable {
     const context = this.context(undefined);
     return this.files.flatMap((file) => {
       const where = `fd ${file.descriptor.fd}`;
-      const kind = this.registry.find((candidate) => candidate.claims(file, context));
+      const kind = context.isAcceptedLeak(file)
+        ? external
+        : this.registry.find((candidate) => candidate.claims(file, context));
       if (kind === undefined) {
         return [
           { pid: file.pid, where, what: describeUnknown(file), advice: 'not supported yet; close it first' },
@@ -49,7 +57,7 @@ export class OpenFiles implements Disposable {
 
   /** The object of a slot. */
   objectOf(pid: number, descriptor: Descriptor): TableObject {
-    const { value } = this.index.findOrAdd(groupOf(descriptor), pid, descriptor.fd, () => {
+    const { value } = this.findOrAdd(pid, descriptor, () => {
       throw new InternalError(`pid ${pid} fd ${descriptor.fd} was not collected`);
     });
     return value.object;
@@ -70,8 +78,8 @@ export class OpenFiles implements Disposable {
   }
 
   private collectSlot(pid: number, descriptor: Descriptor): void {
-    const { value, fresh } = this.index.findOrAdd(groupOf(descriptor), pid, descriptor.fd, () => ({
-      object: this.table.add('file'),
+    const { value, fresh } = this.findOrAdd(pid, descriptor, (identity) => ({
+      object: this.table.add('file', identity),
       pid,
       descriptor,
       slots: [],
@@ -85,6 +93,22 @@ export class OpenFiles implements Disposable {
     const sameLink = this.byLink.get(descriptor.link);
     if (sameLink === undefined) this.byLink.set(descriptor.link, [value]);
     else sameLink.push(value);
+  }
+
+  private findOrAdd(
+    pid: number,
+    descriptor: Descriptor,
+    make: (identity: Identity | undefined) => OpenFile,
+  ): { value: OpenFile; fresh: boolean } {
+    const identity = this.containment?.identityOf(pid, descriptor.fd);
+    if (identity === undefined) {
+      return this.index.findOrAdd(groupOf(descriptor), pid, descriptor.fd, () => make(undefined));
+    }
+    const known = this.byIdentity.get(identity);
+    if (known !== undefined) return { value: known, fresh: false };
+    const value = make(identity);
+    this.byIdentity.set(identity, value);
+    return { value, fresh: true };
   }
 
   private context(writer: ImageWriter | undefined): FileCheckpoint {
@@ -102,6 +126,8 @@ export class OpenFiles implements Disposable {
         }
       },
       sameLink: (file) => this.byLink.get(file.descriptor.link) ?? [],
+      isAcceptedLeak: (file) =>
+        file.slots.some(({ pid, fd }) => this.containment?.isAccepted(pid, fd) === true),
       collect: (kind, key) => this.table.collect(kind, key),
       claimRecord: (object) => {
         if (this.recorded.has(object)) return false;

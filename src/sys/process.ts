@@ -157,3 +157,8 @@ export function sleepSync(milliseconds: number): void {
   Atomics.wait(sleepCell, 0, 0, milliseconds);
 }
 const sleepCell = new Int32Array(new SharedArrayBuffer(4));
+
+/** Blocks this thread. For moments only, while tasks are held. */
+export function waitMilliseconds(milliseconds: number): void {
+  Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, milliseconds);
+}

@@ -10,7 +10,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file image.proto.
  */
 export const file_image: GenFile = /*@__PURE__*/
-  fileDesc("CgtpbWFnZS5wcm90bxIGc3Rhc2lzItEBCgZIZWFkZXISFgoOc3Rhc2lzX3ZlcnNpb24YASABKAkSFAoMYXJjaGl0ZWN0dXJlGAIgASgJEhYKDmtlcm5lbF9yZWxlYXNlGAMgASgJEhAKCGhvc3RuYW1lGAQgASgJEhIKCmNyZWF0ZWRfYXQYBSABKAQSEAoIcm9vdF9waWQYBiABKA0SDgoGa2lsbGVkGAcgASgIEhEKCXBhZ2Vfc2l6ZRgIIAEoDRITCgt2ZHNvX3NoYTI1NhgJIAEoDBIRCgl2ZHNvX3NpemUYCiABKA0iUQoHUGFnZW1hcBIhCgRydW5zGAEgAygLMhMuc3Rhc2lzLlBhZ2VtYXAuUnVuGiMKA1J1bhINCgVzdGFydBgBIAEoBBINCgVwYWdlcxgCIAEoDSIsCgtFcnJvclJlY29yZBIMCgRjb2RlGAEgASgJEg8KB21lc3NhZ2UYAiABKAkiJgoEVGFpbBIPCgdyZWNvcmRzGAEgASgNEg0KBWJ5dGVzGAIgASgEYgZwcm90bzM");
+  fileDesc("CgtpbWFnZS5wcm90bxIGc3Rhc2lzItEBCgZIZWFkZXISFgoOc3Rhc2lzX3ZlcnNpb24YASABKAkSFAoMYXJjaGl0ZWN0dXJlGAIgASgJEhYKDmtlcm5lbF9yZWxlYXNlGAMgASgJEhAKCGhvc3RuYW1lGAQgASgJEhIKCmNyZWF0ZWRfYXQYBSABKAQSEAoIcm9vdF9waWQYBiABKA0SDgoGa2lsbGVkGAcgASgIEhEKCXBhZ2Vfc2l6ZRgIIAEoDRITCgt2ZHNvX3NoYTI1NhgJIAEoDBIRCgl2ZHNvX3NpemUYCiABKA0iUQoHUGFnZW1hcBIhCgRydW5zGAEgAygLMhMuc3Rhc2lzLlBhZ2VtYXAuUnVuGiMKA1J1bhINCgVzdGFydBgBIAEoBBINCgVwYWdlcxgCIAEoDSI7CgtFcnJvclJlY29yZBIMCgRjb2RlGAEgASgJEg8KB21lc3NhZ2UYAiABKAkSDQoFZXJybm8YAyABKA0iJgoEVGFpbBIPCgdyZWNvcmRzGAEgASgNEg0KBWJ5dGVzGAIgASgEYgZwcm90bzM");
 
 /**
  * The first record: where the image comes from and what it needs.
@@ -145,6 +145,13 @@ export type ErrorRecord = Message<"stasis.ErrorRecord"> & {
    * @generated from field: string message = 2;
    */
   message: string;
+
+  /**
+   * As errno(3) has it; 0 for none. Leaks have EAGAIN.
+   *
+   * @generated from field: uint32 errno = 3;
+   */
+  errno: number;
 };
 
 /**

@@ -1,8 +1,10 @@
+import { isSharedMemory } from '../../objects/bpfCensus.js';
 import type { CensusFile, CensusMapping, Identity } from '../../objects/census.js';
 import type { SharedKind, SharedObject, SharedObjects, Side } from '../../objects/sharedObjects.js';
 import { tryReadLink } from '../../sys/files.js';
 import { open } from '../../sys/uapi.js';
 import { explainHiddenFile } from './hidden.js';
+import { sideOfFile } from './pipe.js';
 
 /** `FMODE_WRITE` of linux/fs.h. */
 const FMODE_WRITE = 0x2;
@@ -56,6 +58,7 @@ export const file: SharedKind = {
     for (const { pid, mm, file: used } of executables) {
       use(`exe ${mm}`, insideSpaces.get(mm), used, pid, { how: 'executes it' });
     }
+    collectInFlight(table);
   },
 
   judge(object, table) {
@@ -69,6 +72,25 @@ export const file: SharedKind = {
     return { name, harmless: false, ...meaningOf(used), hiddenIn };
   },
 };
+
+/** What waits in the queue of a socket inside is inside: whoever receives it is. */
+function collectInFlight(table: SharedObjects): void {
+  const { inFlight, slots, carriers } = table.census;
+  const sockets = [...slots, ...carriers].filter(({ file: used }) => used.socket !== undefined);
+  for (const { socket, file: sent } of inFlight) {
+    const receivers = sockets.filter(({ file: used }) => used.socket?.identity === socket);
+    const side = sideOfFile(table, receivers);
+    if (side === 'inside') table.object('file', sent.identity, sent.count);
+    const object = table.find('file', sent.identity);
+    if (object === undefined) continue;
+    table.count(object, side);
+    const ino = receivers[0]?.file.ino ?? 0;
+    const first = receivers.find(({ pid }) => table.sideOf(pid) === side);
+    if (first !== undefined) {
+      table.addHolder(object, table.holder(first.pid, { how: `in flight in socket:[${ino}]` }));
+    }
+  }
+}
 
 const byCensus = new WeakMap<object, ReadonlyMap<Identity, CensusFile>>();
 
@@ -137,6 +159,12 @@ function harmlessUse(object: SharedObject, used: CensusFile, table: SharedObject
 }
 
 function meaningOf(used: CensusFile | undefined): { meaning: string; advice: string } {
+  if (used !== undefined && isSharedMemory(used.magic)) {
+    return {
+      meaning: 'the same memory can be read or changed from outside: futexes in it work across the border',
+      advice: 'end the process outside, or have it unmap and close the memory',
+    };
+  }
   switch ((used?.inodeMode ?? 0) & S_IFMT) {
     case S_IFSOCK:
       return {

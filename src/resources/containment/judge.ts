@@ -1,41 +1,7 @@
+import type { Leak } from '../../errors.js';
 import type { Census, NotVerified } from '../../objects/census.js';
-import {
-  type Holder,
-  type SharedKind,
-  type SharedObject,
-  SharedObjects,
-} from '../../objects/sharedObjects.js';
+import { type SharedKind, type SharedObject, SharedObjects } from '../../objects/sharedObjects.js';
 import { sharedKinds } from './index.js';
-
-/** A kernel object that something outside refers to as well. */
-export interface Leak {
-  /** Such as `file`, `pipe` or `utsNamespace`. */
-  readonly kind: string;
-  /** A path, `pipe:[N]`, or what else tells it apart. */
-  readonly name: string;
-  /** Accepts it as an argument of `--allow-leak`. */
-  readonly key: string;
-  /** Its address in the kernel where that is known. */
-  readonly identity: string;
-  /** The kernel's count of references; undefined where it can't be known. */
-  readonly kernelCount: number | undefined;
-  /** References from inside. */
-  readonly users: number;
-  readonly inside: readonly Holder[];
-  readonly outside: readonly Holder[];
-  /** References that the kernel counts and nobody visible has. */
-  readonly hidden: number;
-  /** The best explanations of these. */
-  readonly hiddenIn: readonly string[];
-  /** The kernel counts fewer references than were found inside. */
-  readonly reverse: boolean;
-  /** Nothing that can change is shared: it never stands in the way. */
-  readonly harmless: boolean;
-  /** It was accepted by the caller. */
-  readonly allowed: boolean;
-  readonly meaning: string;
-  readonly advice: string;
-}
 
 /** What a look at all shared objects found. */
 export interface Findings {
@@ -109,7 +75,7 @@ function leakOf(kind: SharedKind, object: SharedObject, table: SharedObjects, po
     outside: object.outside,
     hidden: Math.max(0, object.hidden),
     hiddenIn: object.hidden > 0 ? hiddenIn : [],
-    reverse: object.hidden < 0,
+    ...(object.hidden < 0 ? { reverse: 'collect' } : {}),
     harmless,
     meaning: object.hidden < 0 ? 'the kernel counts fewer references than there are inside' : meaning,
     advice,

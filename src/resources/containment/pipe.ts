@@ -1,5 +1,6 @@
+import type { Holder } from '../../errors.js';
 import type { CensusFile, Identity } from '../../objects/census.js';
-import type { Holder, SharedKind, SharedObject, SharedObjects, Side } from '../../objects/sharedObjects.js';
+import type { SharedKind, SharedObject, SharedObjects, Side } from '../../objects/sharedObjects.js';
 import { open } from '../../sys/uapi.js';
 import { fileName } from './file.js';
 import { socketsWithDescriptors } from './hidden.js';

@@ -1,6 +1,7 @@
+import type { Holder } from '../../errors.js';
 import { isSharedMemory } from '../../objects/bpfCensus.js';
 import type { Identity } from '../../objects/census.js';
-import type { Holder, SharedKind } from '../../objects/sharedObjects.js';
+import type { SharedKind } from '../../objects/sharedObjects.js';
 import { fileName, filesOf } from './file.js';
 import { socketsWithDescriptors } from './hidden.js';
 import { useOpenFile } from './pipe.js';

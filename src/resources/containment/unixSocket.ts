@@ -1,5 +1,6 @@
+import type { Holder } from '../../errors.js';
 import type { CensusFile, Identity } from '../../objects/census.js';
-import type { Holder, SharedKind, SharedObject, SharedObjects } from '../../objects/sharedObjects.js';
+import type { SharedKind, SharedObject, SharedObjects } from '../../objects/sharedObjects.js';
 import { fileName } from './file.js';
 import { sideOfFile } from './pipe.js';
 

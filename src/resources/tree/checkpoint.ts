@@ -17,6 +17,7 @@ import { kcmp } from '../../sys/process.js';
 import { kcmpType } from '../../sys/uapi.js';
 import { Registers } from '../../tracee/arch/x86_64/registers.js';
 import { RemoteMemory } from '../../tracee/memory.js';
+import type { Containment } from '../containment/containment.js';
 import { saveFilesStruct } from '../filesStruct.js';
 import { refuseProcess, refuseThread, refuseUnheld } from '../guards.js';
 import { fileKinds, processKinds, threadKinds } from '../index.js';
@@ -39,8 +40,11 @@ export class TreeCheckpoint implements Disposable {
   /** Parents before children. */
   private readonly byPid = new Map<number, FrozenProcess>();
 
-  constructor(private readonly frozen: FrozenTree) {
-    this.files = new OpenFiles(this.table, fileKinds);
+  constructor(
+    private readonly frozen: FrozenTree,
+    private readonly containment?: Containment,
+  ) {
+    this.files = new OpenFiles(this.table, fileKinds, containment);
   }
 
   get processes(): readonly FrozenProcess[] {
@@ -49,6 +53,7 @@ export class TreeCheckpoint implements Disposable {
 
   /** Reads what every process has, and finds out which of it is shared. */
   collect(): void {
+    this.containment?.collect(new Set(this.frozen.processes.map(({ pid }) => pid)));
     for (const { pid, zombie, threads } of this.frozen.processes) {
       if (!zombie && threads[0]?.tid === pid) this.byPid.set(pid, this.read(pid, threads));
     }
