@@ -148,6 +148,8 @@ export interface Leak {
   readonly kernelCount: number | undefined;
   /** References from inside. */
   readonly users: number;
+  /** References of Stasis itself, which are no leak. */
+  readonly own: number;
   readonly inside: readonly Holder[];
   readonly outside: readonly Holder[];
   /** References that the kernel counts and nobody visible has. */

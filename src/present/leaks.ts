@@ -61,8 +61,8 @@ function leakLines(leak: Leak, paint: Paint): string[] {
 }
 
 /** References from outside that can be seen. */
-function outsideCount({ kernelCount = 0, users, hidden }: Leak): number {
-  return Math.max(0, kernelCount - users - hidden);
+function outsideCount({ kernelCount = 0, users, own, hidden }: Leak): number {
+  return Math.max(0, kernelCount - users - own - hidden);
 }
 
 function holdersText(holders: Leak['inside']): string {

@@ -125,12 +125,13 @@ function curve(x1: number, y1: number, x2: number, y2: number, tone: string): st
 
 function card(leak: Leak): string {
   const tone = leak.harmless ? 'harmless' : leak.allowed ? 'allowed' : 'leak';
-  const seen = leak.kernelCount === undefined ? '' : String(leak.kernelCount - leak.users - leak.hidden);
+  const seen =
+    leak.kernelCount === undefined ? '' : String(leak.kernelCount - leak.users - leak.own - leak.hidden);
   return `<article class="${tone}" data-tone="${tone}">
 <h3><span>${escapeText(leak.kind)}</span> ${escapeText(leak.name)}</h3>
 <p>${escapeText(leak.meaning)}</p>
 <dl>
-<dt>counted</dt><dd>${leak.kernelCount === undefined ? 'not by the kernel' : `${leak.kernelCount} in the kernel = ${leak.users} inside + ${seen} outside + ${leak.hidden} hidden`}</dd>
+<dt>counted</dt><dd>${leak.kernelCount === undefined ? 'not by the kernel' : `${leak.kernelCount} in the kernel = ${leak.users} inside + ${seen} outside + ${leak.hidden} hidden${leak.own > 0 ? ` + ${leak.own} of stasis itself` : ''}`}</dd>
 ${entry('inside', leak.inside.map(formatHolder))}
 ${entry('outside', leak.outside.map(formatHolder))}
 ${entry('hidden', leak.hiddenIn)}

@@ -1,5 +1,14 @@
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
-import { cpSync, existsSync, mkdtempSync, openSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  closeSync,
+  cpSync,
+  existsSync,
+  mkdtempSync,
+  openSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { basename, dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -37,6 +46,7 @@ export class Job implements AsyncDisposable {
       stdio: ['ignore', out, err],
       env: { ...process.env, ...environment },
     });
+    for (const fd of [out, err]) closeSync(fd);
     this.child = child;
     this.ended = new Promise((resolve) => {
       child.on('exit', (code, signal) => resolve(code ?? signal ?? 'unknown'));

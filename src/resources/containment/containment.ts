@@ -240,6 +240,7 @@ function change(
     identity,
     kernelCount: undefined,
     users: 1,
+    own: 0,
     inside: [{ pid, comm, ...place }],
     outside: [],
     hidden: 0,

@@ -46,7 +46,8 @@ export const file: SharedKind = {
       if (object === undefined || side === undefined) return;
       if (!seen.has(unit)) table.count(object, side);
       seen.add(unit);
-      table.addHolder(object, table.holder(pid, holder));
+      // Others with the same table or address space are a finding of their own.
+      if (table.sideOf(pid) === side) table.addHolder(object, table.holder(pid, holder));
     };
     for (const { pid, table: identity, fd, file: used } of slots) {
       use(`slot ${identity} ${fd}`, insideTables.get(identity), used, pid, { fd });

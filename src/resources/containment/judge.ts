@@ -71,6 +71,7 @@ function leakOf(kind: SharedKind, object: SharedObject, table: SharedObjects, po
     identity: identityText(object),
     kernelCount: object.kernelCount,
     users: object.users,
+    own: object.own,
     inside: object.inside,
     outside: object.outside,
     hidden: Math.max(0, object.hidden),

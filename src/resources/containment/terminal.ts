@@ -1,6 +1,13 @@
-import type { SharedKind } from '../../objects/sharedObjects.js';
+import type { Holder } from '../../errors.js';
+import type { CensusFile, Identity } from '../../objects/census.js';
+import type { SharedKind, SharedObjects } from '../../objects/sharedObjects.js';
 import { fileName } from './file.js';
-import { openEnds, useOpenFile } from './pipe.js';
+import { type OpenEnd, openEnds, sideOfFile, useOpenFile } from './pipe.js';
+
+/** /dev/ptmx, and masters of old style: `major << 8 | minor`. Source: Documentation/admin-guide/devices.txt. */
+const PTMX = 0x502;
+const FIRST_MASTER_MAJOR = 128;
+const LAST_MASTER_MAJOR = 135;
 
 /**
  * Terminals, by their open files. Of a pseudoterminal both sides are shown: who has the master sees and
@@ -16,10 +23,16 @@ export const terminal: SharedKind = {
       const object = table.object('terminal', file.terminal.identity, file.terminal.count);
       useOpenFile(table, object, holders);
     }
-    for (const { pid, fd, file } of table.census.slots) {
-      const link = file.terminal?.link;
-      const object = link === undefined ? undefined : table.find('terminal', link);
-      if (object !== undefined) table.addHolder(object, table.holder(pid, { fd, how: 'has the other side' }));
+    for (const { file, holders } of otherSides(table)) {
+      const object = table.find('terminal', file.terminal?.link ?? 0);
+      if (object === undefined) continue;
+      const side = sideOfFile(table, holders);
+      // The kernel counts an open master as a user of the slave, and not the other way round.
+      if (isMaster(file)) table.count(object, side);
+      for (const holder of holders) {
+        if (table.sideOf(holder.pid) === side)
+          table.addHolder(object, { ...holder, how: 'has the other side' });
+      }
     }
   },
 
@@ -33,3 +46,23 @@ export const terminal: SharedKind = {
     advice: 'accept it and attach a terminal at restart, or start the program without one',
   }),
 };
+
+/** Open files of terminals whose other side something inside has open. */
+function otherSides(table: SharedObjects): readonly OpenEnd[] {
+  const links = new Set<Identity>();
+  for (const { pid, file } of table.census.slots) {
+    if (table.census.inside.has(pid) && file.terminal !== undefined) links.add(file.terminal.identity);
+  }
+  const ends = new Map<Identity, { file: CensusFile; holders: Holder[] }>();
+  for (const { pid, fd, file } of table.census.slots) {
+    if (file.terminal?.link === undefined || !links.has(file.terminal.link)) continue;
+    const end = ends.get(file.identity) ?? { file, holders: [] };
+    end.holders.push(table.holder(pid, { fd }));
+    ends.set(file.identity, end);
+  }
+  return [...ends.values()];
+}
+
+function isMaster({ rdev }: CensusFile): boolean {
+  return rdev === PTMX || (rdev >> 8 >= FIRST_MASTER_MAJOR && rdev >> 8 <= LAST_MASTER_MAJOR);
+}

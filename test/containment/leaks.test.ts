@@ -1,0 +1,154 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import type { Leak } from '../../src/errors.js';
+import { findLeaks, type LeakReport } from '../../src/leaks.js';
+import { Job, skipUnlessRoot } from '../roundtrip/job.js';
+
+/** What is counted of a leak: in the kernel, inside, visibly outside, and hidden. */
+interface Expected {
+  readonly kind: string;
+  readonly name?: RegExp;
+  readonly kernel?: number;
+  readonly inside: number;
+  readonly outside: number;
+  readonly hidden?: number;
+  readonly hiddenIn?: RegExp;
+}
+
+interface Case {
+  readonly mode: string;
+  readonly leaks: readonly Expected[];
+  /** Leaks of its contained twin; none, but for what can't be avoided. */
+  readonly twin?: readonly Expected[];
+  readonly skip?: string;
+}
+
+const cases: readonly Case[] = [
+  { mode: 'nothing', leaks: [] },
+  { mode: 'file', leaks: [{ kind: 'file', name: /\/data$/, kernel: 2, inside: 1, outside: 1 }] },
+  { mode: 'directory', leaks: [{ kind: 'file', kernel: 2, inside: 1, outside: 1 }] },
+  { mode: 'mapping', leaks: [] },
+  { mode: 'device', leaks: [] },
+  { mode: 'path', leaks: [] },
+  {
+    mode: 'writableMapping',
+    leaks: [{ kind: 'file', name: /\/data$/, kernel: 2, inside: 1, outside: 1 }],
+  },
+  {
+    mode: 'anonymous',
+    leaks: [{ kind: 'file', name: /^\/dev\/zero \(deleted\)$/, kernel: 2, inside: 1, outside: 1 }],
+  },
+  {
+    mode: 'memfd',
+    leaks: [{ kind: 'sharedMemory', name: /^\/memfd:shared/, kernel: 2, inside: 1, outside: 1 }],
+  },
+  { mode: 'table', leaks: [{ kind: 'filesStruct', kernel: 2, inside: 1, outside: 1 }] },
+  { mode: 'fs', leaks: [{ kind: 'fs', kernel: 2, inside: 1, outside: 1 }] },
+  { mode: 'mm', leaks: [{ kind: 'mm', kernel: 2, inside: 1, outside: 1 }] },
+  {
+    mode: 'sighand',
+    leaks: [
+      { kind: 'mm', kernel: 2, inside: 1, outside: 1 },
+      { kind: 'sighand', kernel: 2, inside: 1, outside: 1 },
+    ],
+  },
+  { mode: 'pipe', leaks: [{ kind: 'pipe', name: /^pipe:\[\d+\]$/, kernel: 2, inside: 1, outside: 1 }] },
+  { mode: 'fifo', leaks: [{ kind: 'pipe', name: /\/fifo$/, kernel: 2, inside: 1, outside: 1 }] },
+  {
+    mode: 'unix',
+    leaks: [{ kind: 'unixSocket', name: /^socket:\[\d+\]$/, kernel: 1, inside: 0, outside: 1 }],
+  },
+  { mode: 'listener', leaks: [{ kind: 'unixSocket', kernel: 0, inside: 0, outside: 0 }] },
+  { mode: 'datagram', leaks: [{ kind: 'unixSocket', kernel: 1, inside: 0, outside: 1 }] },
+  { mode: 'flight', leaks: [] },
+  { mode: 'segment', leaks: [{ kind: 'sharedSegment', kernel: 2, inside: 1, outside: 1 }] },
+  { mode: 'semaphores', leaks: [{ kind: 'semaphores', inside: 1, outside: 1 }] },
+  { mode: 'queue', leaks: [{ kind: 'messageQueue', inside: 1, outside: 1 }] },
+  {
+    mode: 'terminal',
+    leaks: [{ kind: 'terminal', name: /^\/dev\/pts\/\d+$/, kernel: 2, inside: 1, outside: 1 }],
+  },
+  {
+    mode: 'session',
+    leaks: [
+      { kind: 'session', kernel: 2, inside: 1, outside: 1 },
+      { kind: 'processGroup', kernel: 2, inside: 1, outside: 1 },
+    ],
+  },
+  { mode: 'group', leaks: [{ kind: 'processGroup', kernel: 2, inside: 1, outside: 1 }] },
+  { mode: 'tracer', leaks: [{ kind: 'tracer', inside: 1, outside: 1 }] },
+  { mode: 'lock', leaks: [{ kind: 'fileLock', name: /\/data$/, inside: 1, outside: 1 }] },
+  {
+    mode: 'futex',
+    leaks: [
+      { kind: 'file', kernel: 3, inside: 1, outside: 2 },
+      { kind: 'futex', inside: 0, outside: 0 },
+    ],
+  },
+  { mode: 'uts', leaks: [{ kind: 'utsNamespace', inside: 1, outside: 1 }] },
+  {
+    mode: 'uring',
+    leaks: [
+      {
+        kind: 'file',
+        name: /\/data$/,
+        kernel: 2,
+        inside: 1,
+        outside: 0,
+        hidden: 1,
+        hiddenIn: /io_uring of pid/,
+      },
+    ],
+  },
+  { mode: 'keyring', leaks: [] },
+];
+
+for (const { mode, leaks, twin = [] } of cases) {
+  test(`${mode}: what leaks is counted exactly`, { skip: skipUnlessRoot }, async (context) => {
+    await using job = await new Job().startWorkload('sharing', [mode]);
+    if (mode === 'uring' && Number(job.read('uring')) < 0) {
+      context.skip('this machine does not permit io_uring');
+      return;
+    }
+    assertLeaks(await findLeaks(Number(job.read('inside'))), leaks, true);
+    job.stop();
+    assert.equal(await job.result(), 'PASS');
+  });
+  test(`${mode}: its contained twin does not leak`, { skip: skipUnlessRoot }, async () => {
+    await using job = await new Job().startWorkload('sharing', [mode, 'own']);
+    assertLeaks(await findLeaks(Number(job.read('inside'))), twin, true);
+    job.stop();
+    assert.equal(await job.result(), 'PASS');
+  });
+}
+
+/** Every number of every object: those that leak as expected, and all others without anything hidden. */
+function assertLeaks(report: LeakReport, expected: readonly Expected[], exact: boolean): void {
+  const found = report.leaks.filter(({ harmless }) => !harmless);
+  assert.equal(report.contained, expected.length === 0, describe(found));
+  assert.deepEqual(
+    found.map(({ kind }) => kind),
+    expected.map(({ kind }) => kind),
+    describe(found),
+  );
+  for (const [index, { name, kernel, inside, outside, hidden = 0, hiddenIn }] of expected.entries()) {
+    const leak = found[index] as Leak;
+    if (name !== undefined) assert.match(leak.name, name);
+    assert.equal(leak.users, inside, `inside: ${describe([leak])}`);
+    if (!exact) continue;
+    assert.equal(leak.kernelCount, kernel, describe([leak]));
+    assert.equal(leak.hidden, hidden, describe([leak]));
+    if (kernel !== undefined) assert.equal(kernel - inside - hidden - leak.own, outside, describe([leak]));
+    if (hiddenIn !== undefined) assert.match(leak.hiddenIn.join(), hiddenIn);
+    else assert.ok(leak.outside.length > 0, `somebody outside is named: ${describe([leak])}`);
+  }
+  // The kernel's own tasks have the host's namespaces; nothing else has references that nobody shows.
+  const unseen = report.leaks.filter(
+    ({ hidden, harmless, kind }) => harmless && hidden > 0 && kind !== 'nsproxy',
+  );
+  assert.deepEqual(unseen, []);
+}
+
+function describe(leaks: readonly Leak[]): string {
+  return JSON.stringify(leaks, null, 1);
+}
