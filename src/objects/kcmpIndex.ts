@@ -1,4 +1,4 @@
-import { InternalError } from '../errors.js';
+import { InternalError, SystemCallError } from '../errors.js';
 import { kcmp } from '../sys/process.js';
 
 /** Who holds a reference: a task, and the descriptor where files are compared. */
@@ -36,7 +36,14 @@ export class KcmpIndex<T> {
       const middle = (low + high) >> 1;
       const entry = entries[middle];
       if (entry === undefined) throw new InternalError('the index of objects is out of bounds');
-      const order = kcmp(pid, entry.holder.pid, this.type, fd, entry.holder.fd);
+      const order = this.compare(pid, fd, entry.holder);
+      if (order === undefined) {
+        // Who stood for that object has ended meanwhile, or may not be looked into: begin again without it.
+        entries.splice(middle, 1);
+        low = 0;
+        high = entries.length;
+        continue;
+      }
       if (order === 0) return { value: entry.value, fresh: false };
       if (order === 1) high = middle;
       else if (order === 2) low = middle + 1;
@@ -45,5 +52,16 @@ export class KcmpIndex<T> {
     const value = make();
     entries.splice(low, 0, { holder: { pid, fd }, value });
     return { value, fresh: true };
+  }
+
+  /** Undefined when the other has gone. Throws SystemCallError when the first has. */
+  private compare(pid: number, fd: number, other: Holder): number | undefined {
+    try {
+      return kcmp(pid, other.pid, this.type, fd, other.fd);
+    } catch (error) {
+      kcmp(pid, pid, this.type, fd, fd);
+      if (error instanceof SystemCallError) return undefined;
+      throw error;
+    }
   }
 }

@@ -182,19 +182,24 @@ class ProcCensus implements Census {
         end: Number(mapping.end),
         shared: true,
         mayWrite: true,
-        file: this.mappedFile(mapping),
+        // Every attachment of System V memory has an open file of its own.
+        file: this.mappedFile(
+          mapping,
+          mapping.name.startsWith('/SYSV') ? `${task.pid} ${mapping.start}` : '',
+        ),
       });
     }
   }
 
   private readonly mapped = new Map<string, CensusFile>();
 
-  private mappedFile(mapping: ProcMapping): CensusFile {
+  private mappedFile(mapping: ProcMapping, attachment: string): CensusFile {
     const inode = inodeOf(mapping);
-    let file = this.mapped.get(inode);
+    const identity = `mapped ${inode} ${attachment}`;
+    let file = this.mapped.get(identity);
     if (file === undefined) {
       file = {
-        identity: `mapped ${inode}`,
+        identity,
         count: undefined,
         mode: undefined,
         flags: open.O_RDWR,
@@ -209,7 +214,7 @@ class ProcCensus implements Census {
         terminal: undefined,
         socket: undefined,
       };
-      this.mapped.set(inode, file);
+      this.mapped.set(identity, file);
     }
     return file;
   }
