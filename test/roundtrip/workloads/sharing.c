@@ -360,7 +360,14 @@ int main(int argc, char **argv) {
   }
   tell("inside", child);
   ready();
-  while (!stopping()) nap(10);
+  for (bool sent = false; !stopping(); nap(2)) {
+    waitpid(-1, NULL, WNOHANG);
+    // The test asks for it when everything was collected.
+    if (!is("unix") || own || sent || access("send", F_OK) != 0) continue;
+    sendDescriptor(fds[1], 0);
+    tell("sent", 1);
+    sent = true;
+  }
   if (is("semaphores")) semctl(file, 0, IPC_RMID);
   if (is("queue")) msgctl(file, IPC_RMID, NULL);
   while (waitpid(-1, NULL, WNOHANG) > 0) continue;
