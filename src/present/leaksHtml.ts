@@ -142,7 +142,7 @@ ${leak.harmless ? '' : `<dt>accept</dt><dd><code>--allow-leak '${escapeText(leak
 }
 
 function entry(name: string, items: readonly string[]): string {
-  return items.length === 0 ? '' : `<dt>${name}</dt><dd>${items.map(escape).join('<br>')}</dd>`;
+  return items.length === 0 ? '' : `<dt>${name}</dt><dd>${items.map(escapeText).join('<br>')}</dd>`;
 }
 
 function unverified({ notVerified }: LeakReport): string {
