@@ -70,7 +70,11 @@ class ProcCensus implements Census {
     chooseInside: (tasks: readonly CensusTask[]) => ReadonlySet<number>,
     reason: string,
   ) {
+    const sockets = listUnixSockets();
     this.notVerified = [
+      ...(sockets === undefined
+        ? [{ kind: 'unixSocket', reason: 'this kernel has no unix_diag: peers of sockets are not known' }]
+        : []),
       {
         kind: 'counts',
         reason: `${reason}: references that no process shows, such as descriptors in flight, can't be seen`,
@@ -82,7 +86,7 @@ class ProcCensus implements Census {
     ];
     this.tasks = readTasks();
     this.inside = chooseInside(this.tasks);
-    this.sockets = new Map(listUnixSockets().map((row) => [row.inode, row]));
+    this.sockets = new Map((sockets ?? []).map((row) => [row.inode, row]));
     for (const { inode, waiting } of this.sockets.values()) {
       for (const client of waiting) this.listeners.set(client, inode);
     }

@@ -1,6 +1,7 @@
 import { closeSync } from 'node:fs';
 import { nr } from './arch/index.js';
-import { check, trySyscall } from './syscall.js';
+import { errno } from './errno.js';
+import { check, systemCallError, trySyscall } from './syscall.js';
 
 /** A unix socket of this network namespace. */
 export interface UnixSocketRow {
@@ -34,8 +35,11 @@ const MESSAGE_SIZE = 16;
 const ATTRIBUTE_HEADER_SIZE = 4;
 const RECEIVE_SIZE = 1 << 16;
 
-/** All unix sockets of this network namespace. Throws SystemCallError. Source: sock_diag(7). */
-export function listUnixSockets(): UnixSocketRow[] {
+/**
+ * All unix sockets of this network namespace; undefined on a kernel without CONFIG_UNIX_DIAG. Throws
+ * SystemCallError. Source: sock_diag(7).
+ */
+export function listUnixSockets(): UnixSocketRow[] | undefined {
   const fd = check(
     trySyscall(nr.socket, AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_SOCK_DIAG),
     'socket',
@@ -47,7 +51,10 @@ export function listUnixSockets(): UnixSocketRow[] {
     const buffer = Buffer.alloc(RECEIVE_SIZE);
     for (;;) {
       const count = check(trySyscall(nr.read, fd, buffer, buffer.length), 'read', 'sock_diag');
-      if (!parseMessages(buffer.subarray(0, count), rows)) return rows;
+      const state = parseMessages(buffer.subarray(0, count), rows);
+      if (state === -errno.ENOENT) return undefined;
+      if (state < 0) throw systemCallError(-state, 'sock_diag');
+      if (state === 0) return rows;
     }
   } finally {
     closeSync(fd);
@@ -65,19 +72,20 @@ function request(): Buffer {
   return bytes;
 }
 
-/** Adds the sockets of one read to `rows`; false when the last was read. */
-export function parseMessages(bytes: Buffer, rows: UnixSocketRow[]): boolean {
+/** Adds the sockets of one read to `rows`. Returns 1 when more follow, 0 at the end, or a negative errno. */
+export function parseMessages(bytes: Buffer, rows: UnixSocketRow[]): number {
   for (let at = 0; at + HEADER_SIZE <= bytes.length; ) {
     const length = bytes.readUInt32LE(at);
     const type = bytes.readUInt16LE(at + 4);
-    if (type === NLMSG_DONE || length < HEADER_SIZE || at + length > bytes.length) return false;
-    if (type === NLMSG_ERROR) check(bytes.readInt32LE(at + HEADER_SIZE), 'sock_diag');
-    else if (length >= HEADER_SIZE + MESSAGE_SIZE) {
+    if (type === NLMSG_DONE || length < HEADER_SIZE || at + length > bytes.length) return 0;
+    if (type === NLMSG_ERROR)
+      return length < HEADER_SIZE + 4 ? 0 : Math.min(0, bytes.readInt32LE(at + HEADER_SIZE));
+    if (length >= HEADER_SIZE + MESSAGE_SIZE) {
       rows.push(parseSocket(bytes.subarray(at + HEADER_SIZE, at + length)));
     }
     at += (length + 3) & ~3;
   }
-  return bytes.length > 0;
+  return bytes.length > 0 ? 1 : 0;
 }
 
 function parseSocket(bytes: Buffer): UnixSocketRow {

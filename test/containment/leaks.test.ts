@@ -117,7 +117,11 @@ for (const { mode, leaks, twin = [], seenByProc } of cases) {
     const inside = Number(job.read('inside'));
     assertLeaks(await findLeaks(inside), leaks);
     const seen = await findLeaks(inside, { method: 'proc' });
-    assert.deepEqual(kindsOf(seen), seenByProc ?? leaks.map(({ kind }) => kind));
+    const unknown = seen.notVerified.some(
+      ({ kind, reason }) => kind === 'unixSocket' && /unix_diag/.test(reason),
+    );
+    const visible = leaks.map(({ kind }) => kind).filter((kind) => !unknown || kind !== 'unixSocket');
+    assert.deepEqual(kindsOf(seen), seenByProc ?? visible);
     assert.match(seen.notVerified.map(({ reason }) => reason).join(), /BPF was switched off/);
     job.stop();
     assert.equal(await job.result(), 'PASS');

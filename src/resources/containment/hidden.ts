@@ -1,4 +1,5 @@
 import { readdirSync } from 'node:fs';
+import { basename } from 'node:path';
 import type { SharedObjects } from '../../objects/sharedObjects.js';
 import { readNumbersIfAlive, readProcIfAlive } from '../../procfs/read.js';
 import { tryReadFile, tryReadLink } from '../../sys/files.js';
@@ -37,7 +38,9 @@ function ringsWith(name: string): string[] {
       const files =
         typeof text === 'number' ? null : /^UserFiles:.*\n((?:\s*\d+: .*\n)*)/m.exec(text.toString('utf8'));
       const registered = (files?.[1] ?? '').split('\n').map((line) => line.replace(/^\s*\d+: /, ''));
-      if (registered.includes(name)) found.push(`registered with the io_uring of pid ${pid} fd ${fd}`);
+      // Before Linux 6.8 only the last part of the path stands there.
+      if (registered.includes(name) || registered.includes(basename(name)))
+        found.push(`registered with the io_uring of pid ${pid} fd ${fd}`);
     }
   }
   return found;

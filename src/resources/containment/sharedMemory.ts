@@ -34,7 +34,14 @@ export const sharedMemory: SharedKind = {
     }
     for (const file of filesOf(table).values()) {
       if (!shared.has(file.inode)) continue;
-      const object = table.object('sharedMemory', file.inode, file.dentry?.count);
+      const count = file.dentry?.count;
+      // A name on a tmpfs keeps one reference to itself. Source: shmem_mknod of mm/shmem.c.
+      const named = file.links > 0 ? 1 : 0;
+      const object = table.object(
+        'sharedMemory',
+        file.inode,
+        count === undefined ? undefined : count - named,
+      );
       useOpenFile(table, object, holders.get(file.identity) ?? []);
     }
   },
