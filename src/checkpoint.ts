@@ -119,6 +119,7 @@ async function saveTree(
   refuseLeaks: boolean,
 ): Promise<CheckpointReport> {
   writeHeader(pid, options, writer);
+  if (containment !== undefined) steps.run('rehearse', () => containment.rehearse());
   const heldAt = performance.now();
   const timeoutMs = options.timeoutMs ?? DEFAULT_TIMEOUT_MS;
   using frozen = new FrozenTree(pid, { timeoutMs });

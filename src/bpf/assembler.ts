@@ -10,6 +10,7 @@ export type LoadSize = 1 | 2 | 4 | 8;
 export type BpfLabel = string;
 
 const INSTRUCTION_SIZE = 8;
+const INITIAL_SIZE = 1 << 12;
 
 /** Opcodes. Source: Documentation/bpf/standardization/instruction-set.rst. */
 const opcode = {
@@ -32,14 +33,15 @@ const LOADS: Readonly<Record<LoadSize, number>> = { 1: 0x71, 2: 0x69, 4: 0x61, 8
 
 /** Assembles a BPF program. Labels may be used before they are placed. */
 export class BpfAssembler {
-  private readonly code: Buffer[] = [];
+  private code = Buffer.alloc(INITIAL_SIZE);
+  private end = 0;
   private readonly labels = new Map<BpfLabel, number>();
   private readonly jumps: { readonly at: number; readonly to: BpfLabel }[] = [];
   private fresh = 0;
 
   /** How many instructions there are. */
   get length(): number {
-    return this.code.length;
+    return this.end / INSTRUCTION_SIZE;
   }
 
   /** A label that no other part of the program uses. */
@@ -113,7 +115,7 @@ export class BpfAssembler {
 
   label(name: BpfLabel): this {
     if (this.labels.has(name)) throw new InternalError(`the label ${name} is placed twice`);
-    this.labels.set(name, this.code.length);
+    this.labels.set(name, this.length);
     return this;
   }
 
@@ -122,23 +124,24 @@ export class BpfAssembler {
     for (const { at, to } of this.jumps) {
       const target = this.labels.get(to);
       if (target === undefined) throw new InternalError(`the label ${to} is not placed`);
-      this.code[at]?.writeInt16LE(target - at - 1, 2);
+      this.code.writeInt16LE(target - at - 1, at * INSTRUCTION_SIZE + 2);
     }
-    return Buffer.concat(this.code);
+    return Buffer.from(this.code.subarray(0, this.end));
   }
 
   private emitJump(code: number, to: BpfRegister, from: BpfRegister, value: number, label: BpfLabel): this {
-    this.jumps.push({ at: this.code.length, to: label });
+    this.jumps.push({ at: this.length, to: label });
     return this.emit(code, to, from, 0, value);
   }
 
   private emit(code: number, to: BpfRegister, from: BpfRegister, offset: number, value: number): this {
-    const instruction = Buffer.alloc(INSTRUCTION_SIZE);
-    instruction[0] = code;
-    instruction[1] = numberOf(to) | (numberOf(from) << 4);
-    instruction.writeInt16LE(offset, 2);
-    instruction.writeInt32LE(value, 4);
-    this.code.push(instruction);
+    if (this.end === this.code.length) this.code = Buffer.concat([this.code, Buffer.alloc(this.end)]);
+    const { code: bytes, end: at } = this;
+    bytes[at] = code;
+    bytes[at + 1] = numberOf(to) | (numberOf(from) << 4);
+    bytes.writeInt16LE(offset, at + 2);
+    bytes.writeInt32LE(value, at + 4);
+    this.end += INSTRUCTION_SIZE;
     return this;
   }
 }

@@ -14,7 +14,6 @@ export const fileLayout = new RowLayout([
   'inode',
   'ino',
   'inodeMode',
-  'device',
   'rdev',
   'magic',
   'links',
@@ -107,7 +106,6 @@ type SharedColumn =
   | 'inode'
   | 'ino'
   | 'inodeMode'
-  | 'device'
   | 'magic'
   | 'links'
   | 'dentry'
@@ -131,7 +129,6 @@ export function describeFile<Column extends string>(
   program.probe('links', 'r9', 'inode', 'i_nlink');
   program.probe('pointer', 'r9', 'inode', 'i_sb');
   program.get('r9', 'pointer');
-  program.probe('device', 'r9', 'super_block', 's_dev');
   program.probe('magic', 'r9', 'super_block', 's_magic');
   program.get('r9', 'dentry');
   program.probe('dentryCount', 'r9', 'dentry', 'd_lockref.count');

@@ -28,7 +28,9 @@ const load = {
 };
 const link = { prog_fd: 0, attach_type: 8 };
 const create = { link_fd: 0 };
-const INITIAL_SIZE = 1 << 16;
+const INITIAL_SIZE = 1 << 18;
+/** Copying what was read so far costs as much as reading it: it is to happen seldom. */
+const GROWTH = 4;
 const MIN_ROOM = 1 << 15;
 
 /** A BPF program that is attached to an iterator of the kernel. It is gone with the scope, or this process. */
@@ -105,7 +107,7 @@ function readAll(fd: number): Buffer {
   let filled = 0;
   for (;;) {
     if (buffer.length - filled < MIN_ROOM) {
-      const larger = Buffer.allocUnsafeSlow(2 * buffer.length);
+      const larger = Buffer.allocUnsafeSlow(GROWTH * buffer.length);
       buffer.copy(larger, 0, 0, filled);
       buffer = larger;
     }

@@ -16,7 +16,6 @@ export const mappingLayout = new RowLayout([
   'inode',
   'ino',
   'inodeMode',
-  'device',
   'magic',
   'links',
   'dentry',

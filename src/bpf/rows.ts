@@ -192,6 +192,23 @@ export class Rows<Column extends string> {
     };
   }
 
+  /** A copy of the rows for which `wanted` says so, with some columns emptied. */
+  select(wanted: (row: number) => boolean, emptied: readonly Column[]): Buffer {
+    const { size } = this.layout;
+    const selected = Buffer.allocUnsafe(this.bytes.length);
+    let end = 0;
+    for (let row = 0; row < this.count; row++) {
+      if (!wanted(row)) continue;
+      this.bytes.copy(selected, end, row * size, (row + 1) * size);
+      for (const column of emptied) {
+        const at = end + this.layout.indexOf(column) * SLOT_SIZE;
+        selected.fill(0, at, at + SLOT_SIZE);
+      }
+      end += size;
+    }
+    return selected.subarray(0, end);
+  }
+
   /** Reads text of a column and those after it. */
   text(column: Column, length: number): (row: number) => string {
     const at = this.layout.indexOf(column) * SLOT_SIZE;

@@ -30,17 +30,28 @@ export class Walker {
     private readonly tasks: LoadedProgram<TaskColumn>,
     private readonly files: LoadedProgram<FileColumn>,
     private readonly mappings: LoadedProgram<MappingColumn>,
-    private readonly inFlight: LoadedProgram<InFlightColumn> | undefined,
+    private readonly types: KernelTypes,
     readonly missing: MissingMembers,
     /** To be added to the count of a file as it stands in a row of tasks or mappings. */
     readonly fileCountBias: number,
   ) {}
 
   private static loaded: Walker | undefined;
+  private inFlight: LoadedProgram<InFlightColumn> | undefined;
+  private triedInFlight = false;
 
-  /** Whether descriptors in flight can be attributed to the sockets in whose queues they wait. */
-  get seesInFlight(): boolean {
-    return this.inFlight !== undefined;
+  /** Whether descriptors in flight could not be attributed to the sockets in whose queues they wait. */
+  get missesInFlight(): boolean {
+    return this.triedInFlight && this.inFlight === undefined;
+  }
+
+  /** Few machines have descriptors in flight, and the program is long: it is loaded when there are any. */
+  private loadInFlight(): LoadedProgram<InFlightColumn> | undefined {
+    if (!this.triedInFlight) {
+      this.triedInFlight = true;
+      this.inFlight = loadIfPossible(inFlightProgram(this.types), this.types);
+    }
+    return this.inFlight;
   }
 
   /** Throws KernelTypesError or BpfUnavailableError where it can't be done. */
@@ -53,7 +64,7 @@ export class Walker {
   walk(): Walk {
     const files = this.files.walk();
     const waiting = files.u32('fdsInFlight');
-    const inFlight = hasAny(files, waiting) ? this.inFlight?.walk() : undefined;
+    const inFlight = hasAny(files, waiting) ? this.loadInFlight()?.walk() : undefined;
     const mappings = this.mappings.walk();
     return { files, mappings, inFlight, tasks: this.tasks.walk() };
   }
@@ -65,7 +76,6 @@ export class Walker {
       ...MAPPING_STRUCTURES,
       ...IN_FLIGHT_STRUCTURES,
     ]);
-    const queues = inFlightProgram(types);
     const missing = new Map<TaskColumn | FileColumn | MappingColumn, string>();
     const load = <Column extends TaskColumn | FileColumn | MappingColumn>(
       iterator: string,
@@ -80,7 +90,7 @@ export class Walker {
       load('task', taskLayout, taskProgram),
       load('task_file', fileLayout, fileProgram),
       load('task_vma', mappingLayout, mappingProgram),
-      loadIfPossible(queues, types),
+      types,
       missing,
       fileCountBias(types),
     );

@@ -13,6 +13,7 @@ import type {
   CensusTaker,
   CensusTask,
   Counted,
+  Identity,
   NotVerified,
   StructureKind,
 } from './census.js';
@@ -44,6 +45,27 @@ export class BpfCensusTaker implements CensusTaker {
   take(root: number, chooseInside: (tasks: readonly CensusTask[]) => ReadonlySet<number>): Census {
     return new BpfCensus(this.walker, root, chooseInside);
   }
+
+  isUnchanged(census: Census): boolean {
+    if (!(census instanceof BpfCensus)) return false;
+    const now = insideRows(this.walker.walk(), census.inside);
+    return census.rows.every((rows, index) => rows.equals(now[index] as Buffer));
+  }
+}
+
+/** Columns that change when anybody on the machine is born or ends. */
+const MACHINE_COUNTS = ['nsproxyCount', ...NAMESPACES.map((name) => `${name}Count` as const)] as const;
+
+/** What was read of processes inside, byte for byte. */
+function insideRows({ tasks, files, mappings }: Walk, inside: ReadonlySet<number>): Buffer[] {
+  const taskPid = tasks.u32('tgid');
+  const filePid = files.u32('tgid');
+  const mappingPid = mappings.u32('tgid');
+  return [
+    tasks.select((row) => inside.has(taskPid(row)), MACHINE_COUNTS),
+    files.select((row) => inside.has(filePid(row)), []),
+    mappings.select((row) => inside.has(mappingPid(row)), []),
+  ];
 }
 
 class BpfCensus implements Census {
@@ -56,7 +78,7 @@ class BpfCensus implements Census {
   readonly carriers: CensusSlot[] = [];
   readonly inFlight: readonly CensusInFlight[];
   readonly notVerified: readonly NotVerified[];
-  private readonly files = new Map<number, CensusFile>();
+  readonly files = new Map<Identity, CensusFile>();
   private readonly walk: Walk;
 
   constructor(
@@ -70,11 +92,9 @@ class BpfCensus implements Census {
         kind: column,
         reason: `this kernel has no ${member}`,
       })),
-      ...(walker.seesInFlight
-        ? []
-        : [
-            { kind: 'file', reason: 'descriptors in flight are counted, but not attributed, on this kernel' },
-          ]),
+      ...(walker.missesInFlight
+        ? [{ kind: 'file', reason: 'descriptors in flight are counted, but not attributed, on this kernel' }]
+        : []),
     ];
     this.tasks = this.readTasks();
     this.inside = chooseInside(this.tasks);
@@ -82,6 +102,13 @@ class BpfCensus implements Census {
     this.readMappings();
     this.readExecutables();
     this.inFlight = readInFlight(this.walk.inFlight, this.walker.fileCountBias);
+  }
+
+  private selected: readonly Buffer[] | undefined;
+
+  get rows(): readonly Buffer[] {
+    this.selected ??= insideRows(this.walk, this.inside);
+    return this.selected;
   }
 
   private known(column: Parameters<Walker['missing']['get']>[0]): boolean {
@@ -115,6 +142,7 @@ class BpfCensus implements Census {
         ] as const,
     );
     const tasks: CensusTask[] = [];
+    let spaces: Partial<Record<NamespaceKind, CensusNamespace>> = {};
     for (let row = 0; row < rows.count; row++) {
       if ((flags(row) & PF_KTHREAD) !== 0) continue;
       const own: Partial<Record<StructureKind, Counted>> = {};
@@ -122,10 +150,13 @@ class BpfCensus implements Census {
         const key = identity(row);
         if (key !== 0) own[kind] = { identity: key, count: count?.(row) };
       }
-      const spaces: Partial<Record<NamespaceKind, CensusNamespace>> = {};
-      for (const [kind, identity, inum, count] of namespaces) {
-        const key = identity(row);
-        if (key !== 0) spaces[kind] = { identity: key, inum: inum(row), count: count?.(row) };
+      // Most tasks have the same namespaces as the one before.
+      if (namespaces.some(([kind, identity]) => identity(row) !== (spaces[kind]?.identity ?? 0))) {
+        spaces = {};
+        for (const [kind, identity, inum, count] of namespaces) {
+          const key = identity(row);
+          if (key !== 0) spaces[kind] = { identity: key, inum: inum(row), count: count?.(row) };
+        }
       }
       tasks.push({
         tid: tid(row),
@@ -276,9 +307,10 @@ class BpfCensus implements Census {
     const mm = rows.key('mm');
     const start = rows.key('start');
     const end = rows.key('end');
-    const { related } = this;
+    const { related, inside, files } = this;
     for (let row = 0; row < rows.count; row++) {
-      if (!related.has(file(row)) && !related.has(inode(row)) && !this.inside.has(pid(row))) continue;
+      const identity = file(row);
+      if (!related.has(identity) && !inside.has(pid(row)) && !related.has(inode(row))) continue;
       this.mappings.push({
         pid: pid(row),
         mm: mm(row),
@@ -286,25 +318,21 @@ class BpfCensus implements Census {
         end: end(row),
         shared: (vmFlags(row) & VM_SHARED) !== 0,
         mayWrite: (vmFlags(row) & VM_MAYWRITE) !== 0,
-        file: this.mappedFile(row),
+        file: files.get(identity) ?? this.addMappedFile(row),
       });
     }
   }
 
-  private mappedFile(row: number): CensusFile {
+  private addMappedFile(row: number): CensusFile {
     const rows = this.walk.mappings;
-    const identity = rows.key('file')(row);
-    let file = this.files.get(identity);
-    if (file === undefined) {
-      file = {
-        ...this.describe(rows, row, this.walker.fileCountBias),
-        rdev: 0,
-        pipe: undefined,
-        terminal: undefined,
-        socket: undefined,
-      };
-      this.files.set(identity, file);
-    }
+    const file: CensusFile = {
+      ...this.describe(rows, row, this.walker.fileCountBias),
+      rdev: 0,
+      pipe: undefined,
+      terminal: undefined,
+      socket: undefined,
+    };
+    this.files.set(file.identity, file);
     return file;
   }
 

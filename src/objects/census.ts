@@ -138,6 +138,8 @@ export interface Census {
   readonly slots: readonly CensusSlot[];
   readonly mappings: readonly CensusMapping[];
   readonly executables: readonly CensusExecutable[];
+  /** All open files of slots, mappings and executables. */
+  readonly files: ReadonlyMap<Identity, CensusFile>;
   /** Slots, anywhere, of unix sockets with descriptors in flight. */
   readonly carriers: readonly CensusSlot[];
   /** Descriptors in flight, as far as the kernel's queues can be read. */
@@ -149,6 +151,11 @@ export interface Census {
 export interface CensusTaker {
   /** `chooseInside` says which processes are inside, once all tasks are known. */
   take(root: number, chooseInside: (tasks: readonly CensusTask[]) => ReadonlySet<number>): Census;
+  /**
+   * Whether everything inside, and the kernel's counts of it, are still as in an earlier census. False also
+   * where that can't be told without a new one.
+   */
+  isUnchanged(census: Census): boolean;
 }
 
 /** The processes below a root, by their parents. */

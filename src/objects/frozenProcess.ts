@@ -8,6 +8,7 @@ import type { Registers } from '../tracee/arch/x86_64/registers.js';
 import { abortRestartableSequence, type StoppedThread } from '../tracee/injection.js';
 import type { RemoteMemory } from '../tracee/memory.js';
 import type { Tracee } from '../tracee/tracee.js';
+import type { CensusTask } from './census.js';
 import type { Objref } from './objectTable.js';
 
 /** A held thread and what is known of it. */
@@ -41,6 +42,8 @@ export interface FrozenProcess {
   readonly mappings: readonly ProcMapping[];
   readonly memory: RemoteMemory;
   readonly descriptors: readonly Descriptor[];
+  /** What a census has of it, where one was taken. */
+  readonly census: CensusTask | undefined;
 }
 
 /** Reads a held thread's state. */

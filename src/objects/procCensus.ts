@@ -47,6 +47,10 @@ export class ProcCensusTaker implements CensusTaker {
   take(root: number, chooseInside: (tasks: readonly CensusTask[]) => ReadonlySet<number>): Census {
     return new ProcCensus(root, chooseInside, this.reason);
   }
+
+  isUnchanged(): boolean {
+    return false;
+  }
 }
 
 class ProcCensus implements Census {
@@ -59,7 +63,8 @@ class ProcCensus implements Census {
   readonly carriers: CensusSlot[] = [];
   readonly inFlight: readonly [] = [];
   readonly notVerified: readonly NotVerified[];
-  private readonly files = new KcmpIndex<CensusFile>(kcmpType.KCMP_FILE);
+  readonly files = new Map<Identity, CensusFile>();
+  private readonly opened = new KcmpIndex<CensusFile>(kcmpType.KCMP_FILE);
   private readonly sockets: ReadonlyMap<number, UnixSocketRow>;
   /** The listening socket by the inode of one that waits in its queue. */
   private readonly listeners = new Map<number, number>();
@@ -136,7 +141,9 @@ class ProcCensus implements Census {
   }
 
   private file(pid: number, fd: number, link: string): CensusFile {
-    return this.files.findOrAdd(link, pid, fd, () => this.describe(pid, fd, link)).value;
+    const { value, fresh } = this.opened.findOrAdd(link, pid, fd, () => this.describe(pid, fd, link));
+    if (fresh) this.files.set(value.identity, value);
+    return value;
   }
 
   private describe(pid: number, fd: number, link: string): CensusFile {
@@ -219,6 +226,7 @@ class ProcCensus implements Census {
         socket: undefined,
       };
       this.mapped.set(identity, file);
+      this.files.set(identity, file);
     }
     return file;
   }

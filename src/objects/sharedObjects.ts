@@ -12,6 +12,9 @@ export class SharedObject {
   own = 0;
   /** References from outside that can be seen. */
   seenOutside = 0;
+  /** It is reached from outside in a way that is no reference to it. */
+  crosses = false;
+  /** Known once all kinds were counted, and only of what leaks. */
   readonly inside: Holder[] = [];
   readonly outside: Holder[] = [];
 
@@ -30,17 +33,29 @@ export class SharedObject {
 
   /** Whether anything but what is inside refers to it. */
   get leaks(): boolean {
-    return this.seenOutside > 0 || this.outside.length > 0 || this.hidden !== 0;
+    return this.seenOutside > 0 || this.crosses || this.hidden !== 0;
   }
 }
 
-/** The kernel objects of a container or subtree, with their users counted. */
+/**
+ * The kernel objects of a container or subtree, with their users counted. Kinds collect twice: at first all
+ * references are counted; then, since few objects leak, the holders of only these are named.
+ */
 export class SharedObjects {
   private readonly byKind = new Map<string, Map<Identity, SharedObject>>();
   private readonly comms = new Map<number, string>();
+  private naming = false;
+  /** The first task of every process. */
+  readonly leaders: readonly CensusTask[];
 
   constructor(readonly census: Census) {
-    for (const { tid, pid, comm } of census.tasks) if (tid === pid) this.comms.set(pid, comm);
+    this.leaders = census.tasks.filter(({ tid, pid }) => tid === pid);
+    for (const { pid, comm } of this.leaders) this.comms.set(pid, comm);
+  }
+
+  /** From here on holders are named, and nothing is counted any more. */
+  nameHolders(): void {
+    this.naming = true;
   }
 
   /** The object with that identity; made when it is new. */
@@ -71,29 +86,37 @@ export class SharedObjects {
     return pid === process.pid ? 'own' : 'outside';
   }
 
-  holder(pid: number, details: Omit<Holder, 'pid' | 'comm'> = {}): Holder {
-    return { pid, comm: this.comms.get(pid) ?? '?', ...details };
-  }
-
-  /** Counts one reference. Who has it is added by {@link addHolder}. */
+  /** Counts one reference. Who has it is said by {@link addHolder}. */
   count(object: SharedObject, side: Side): void {
+    if (this.naming) return;
     if (side === 'inside') object.users++;
     else if (side === 'own') object.own++;
     else object.seenOutside++;
   }
 
-  addHolder(object: SharedObject, holder: Holder): void {
-    const side = this.sideOf(holder.pid);
-    if (side === 'inside') object.inside.push(holder);
-    else if (side === 'outside') object.outside.push(holder);
+  /** Says who refers to an object. */
+  addHolder(object: SharedObject, pid: number, place: Place = {}): void {
+    if (!this.names(object)) return;
+    const side = this.sideOf(pid);
+    if (side === 'own') return;
+    const holders = side === 'inside' ? object.inside : object.outside;
+    holders.push({ pid, comm: this.comms.get(pid) ?? '?', ...place });
+  }
+
+  /** Whether holders of this object are wanted now: to say where they hold it takes time. */
+  names(object: SharedObject): boolean {
+    return this.naming && object.leaks;
   }
 
   /** Counts a reference that one task has. */
-  use(object: SharedObject, pid: number, details: Omit<Holder, 'pid' | 'comm'> = {}): void {
+  use(object: SharedObject, pid: number, place: Place = {}): void {
     this.count(object, this.sideOf(pid));
-    this.addHolder(object, this.holder(pid, details));
+    this.addHolder(object, pid, place);
   }
 }
+
+/** By what a task refers to an object. */
+export type Place = Omit<Holder, 'pid' | 'comm'>;
 
 /** What a finding means. */
 export interface Judgement {
@@ -111,7 +134,7 @@ export interface Judgement {
 /** Everything about one kind of kernel object that can leak, as its slice writes it. */
 export interface SharedKind {
   readonly kind: string;
-  /** Puts all objects that are used inside into the table, and counts who refers to each. */
+  /** Puts all objects that are used inside into the table, counts references, and names holders. */
   collect(table: SharedObjects): void;
   /** The kernel's own count of references, or why there is none to compare with. */
   readonly refUsers: 'exact' | { readonly unknown: string };
@@ -129,15 +152,12 @@ export function collectFromTasks(
     const own = inside.has(task.pid) ? structure(task) : undefined;
     if (own !== undefined) table.object(kind, own.identity, own.count);
   }
-  const holders = new Set<string>();
   for (const task of tasks) {
     const own = structure(task);
     const object = own && table.find(kind, own.identity);
     if (object === undefined) continue;
     table.count(object, table.sideOf(task.pid));
-    const key = `${object.identity} ${task.pid}`;
-    if (holders.has(key)) continue;
-    holders.add(key);
-    table.addHolder(object, table.holder(task.pid));
+    // The threads of a process are named once.
+    if (task.tid === task.pid) table.addHolder(object, task.pid);
   }
 }

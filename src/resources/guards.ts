@@ -1,4 +1,5 @@
 import type { Obstacle } from '../errors.js';
+import type { CensusTask } from '../objects/census.js';
 import type { FrozenProcess, FrozenThread } from '../objects/frozenProcess.js';
 import { readLink, readLinkIfAlive } from '../procfs/read.js';
 import { PF_IO_WORKER, signal } from '../sys/uapi.js';
@@ -19,9 +20,13 @@ const NAMESPACES = [
 ];
 
 /** Everything about a process, its threads aside, that has no slice. */
-export function refuseProcess(process: FrozenProcess, sessions: ReadonlySet<number>): Obstacle[] {
+export function refuseProcess(
+  process: FrozenProcess,
+  sessions: ReadonlySet<number>,
+  own: CensusTask | undefined,
+): Obstacle[] {
   const { pid, stat, status } = process;
-  const obstacles = [...refuseNamespaces(process)];
+  const obstacles = [...refuseNamespaces(process, own)];
   if (stat.exitSignal !== signal.SIGCHLD) {
     obstacles.push({
       pid,
@@ -109,10 +114,22 @@ function ownNamespace(name: string): string | undefined {
   return ownNamespaces.get(name);
 }
 
-function refuseNamespaces({ pid }: FrozenProcess): Obstacle[] {
+/** A set of namespaces is never changed, but those of pids and users are not in it. */
+function hasSameNamespaces(one: CensusTask, other: CensusTask): boolean {
+  const identities = ({ structures, namespaces }: CensusTask) => [
+    structures.nsproxy?.identity,
+    namespaces.pid?.identity,
+    namespaces.user?.identity,
+  ];
+  const wanted = identities(other);
+  return identities(one).every((identity, index) => identity !== undefined && identity === wanted[index]);
+}
+
+function refuseNamespaces({ pid, census }: FrozenProcess, own: CensusTask | undefined): Obstacle[] {
+  if (census !== undefined && own !== undefined && hasSameNamespaces(census, own)) return [];
   const foreign = NAMESPACES.filter((name) => {
-    const own = ownNamespace(name);
-    return own !== undefined && readLink(`/proc/${pid}/ns/${name}`) !== own;
+    const link = ownNamespace(name);
+    return link !== undefined && readLink(`/proc/${pid}/ns/${name}`) !== link;
   });
   if (foreign.length === 0) return [];
   const plural = foreign.length === 1 ? 'a namespace' : 'namespaces';

@@ -8,7 +8,7 @@ import { fileKinds, processKinds, threadKinds } from '../../src/resources/index.
 import { buildIdOf, findBuildId } from '../../src/resources/mm/buildId.js';
 import { MEMORY_MAP_RECORD, SHARED_MEMORY_RECORD } from '../../src/resources/mm/checkpoint.js';
 import { MAPPED_FILE_RECORD } from '../../src/resources/mm/mappedFile.js';
-import { intersect, ownPages, readPagemap, split } from '../../src/resources/mm/pages.js';
+import { intersect, readPagemap, split, surveyPages } from '../../src/resources/mm/pages.js';
 import { PROCESS_RECORD } from '../../src/resources/process.js';
 import { type Member, planBirths } from '../../src/resources/tree/sessions.js';
 import { addressOf } from '../../src/sys/syscall.js';
@@ -84,7 +84,7 @@ test('reading /proc/PID/pagemap finds the pages that PAGEMAP_SCAN finds', () => 
   try {
     const read = pagesOf(readPagemap(fd, [range]));
     assert.ok(read.length >= 32);
-    const scanned = new Set(pagesOf(ownPages(process.pid, [range])));
+    const scanned = new Set(pagesOf(surveyPages(process.pid, [range]).own));
     assert.ok(scanned.size >= 32);
     // Only the ioctl tells the zero page from others.
     for (const page of scanned) assert.ok(read.includes(page));

@@ -28,36 +28,27 @@ export const file: SharedKind = {
 
   collect(table) {
     const { slots, mappings, executables, inside } = table.census;
-    const insideTables = sidesOf(table, slots, ({ table: identity }) => identity);
-    const insideSpaces = sidesOf(table, [...mappings, ...executables], ({ mm }) => mm);
-    for (const { pid, file: used } of [...slots, ...mappings, ...executables]) {
-      if (inside.has(pid)) table.object('file', used.identity, used.count);
+    const tables = ownersOf(table, slots, ({ table: identity }) => identity);
+    const spaces = ownersOf(table, [...mappings, ...executables], ({ mm }) => mm);
+    for (const used of [slots, mappings, executables]) {
+      for (const { pid, file: own } of used) {
+        if (inside.has(pid)) table.object('file', own.identity, own.count);
+      }
     }
-    const seen = new Set<string>();
-    /** A reference counts once, also where several tasks share the table or address space that has it. */
-    const use = (
-      unit: string,
-      side: Side | undefined,
-      { identity }: CensusFile,
-      pid: number,
-      holder: object,
-    ) => {
-      const object = table.find('file', identity);
-      if (object === undefined || side === undefined) return;
-      if (!seen.has(unit)) table.count(object, side);
-      seen.add(unit);
-      // Others with the same table or address space are a finding of their own.
-      if (table.sideOf(pid) === side) table.addHolder(object, table.holder(pid, holder));
-    };
     for (const { pid, table: identity, fd, file: used } of slots) {
-      use(`slot ${identity} ${fd}`, insideTables.get(identity), used, pid, { fd });
+      const object = tables.get(identity)?.pid === pid ? table.find('file', used.identity) : undefined;
+      if (object !== undefined) table.use(object, pid, { fd });
     }
     for (const { pid, mm, start, end, file: used } of mappings) {
-      const mapping = `${start.toString(16)}-${end.toString(16)}`;
-      use(`mapping ${mm} ${start}`, insideSpaces.get(mm), used, pid, { mapping });
+      const object = spaces.get(mm)?.pid === pid ? table.find('file', used.identity) : undefined;
+      if (object === undefined) continue;
+      table.count(object, table.sideOf(pid));
+      if (table.names(object)) table.addHolder(object, pid, { mapping: rangeText(start, end) });
     }
-    for (const { pid, mm, file: used } of executables) {
-      use(`exe ${mm}`, insideSpaces.get(mm), used, pid, { how: 'executes it' });
+    for (const { mm, file: used } of executables) {
+      const owner = spaces.get(mm);
+      const object = owner && table.find('file', used.identity);
+      if (owner !== undefined && object !== undefined) table.use(object, owner.pid, { how: 'executes it' });
     }
     collectInFlight(table);
   },
@@ -77,6 +68,7 @@ export const file: SharedKind = {
 /** What waits in the queue of a socket inside is inside: whoever receives it is. */
 function collectInFlight(table: SharedObjects): void {
   const { inFlight, slots, carriers } = table.census;
+  if (inFlight.length === 0) return;
   const sockets = [...slots, ...carriers].filter(({ file: used }) => used.socket !== undefined);
   for (const { socket, file: sent } of inFlight) {
     const receivers = sockets.filter(({ file: used }) => used.socket?.identity === socket);
@@ -85,45 +77,54 @@ function collectInFlight(table: SharedObjects): void {
     const object = table.find('file', sent.identity);
     if (object === undefined) continue;
     table.count(object, side);
-    const ino = receivers[0]?.file.ino ?? 0;
     const first = receivers.find(({ pid }) => table.sideOf(pid) === side);
     if (first !== undefined) {
-      table.addHolder(object, table.holder(first.pid, { how: `in flight in socket:[${ino}]` }));
+      table.addHolder(object, first.pid, { how: `in flight in socket:[${first.file.ino}]` });
     }
   }
 }
 
-const byCensus = new WeakMap<object, ReadonlyMap<Identity, CensusFile>>();
-
 /** All files of a census by their identity. */
 export function filesOf({ census }: SharedObjects): ReadonlyMap<Identity, CensusFile> {
-  let files = byCensus.get(census);
-  if (files === undefined) {
-    files = new Map(
-      [...census.mappings, ...census.executables, ...census.slots].map(({ file: used }) => [
-        used.identity,
-        used,
-      ]),
-    );
-    byCensus.set(census, files);
-  }
-  return files;
+  return census.files;
 }
 
-/** On which side tables or address spaces are: inside when any task inside has them. */
-export function sidesOf<T extends { readonly pid: number }>(
+/** Who stands for a table of descriptors or an address space that tasks may share. */
+interface Owner {
+  readonly pid: number;
+  readonly side: Side;
+}
+
+const RANK: Readonly<Record<Side, number>> = { inside: 2, outside: 1, own: 0 };
+
+/**
+ * One task for each table or address space, one inside when there is any: a reference counts once, also
+ * where several tasks share what has it. That they share it is a finding of its own.
+ */
+function ownersOf<T extends { readonly pid: number }>(
   table: SharedObjects,
   users: readonly T[],
   identityOf: (user: T) => Identity,
-): ReadonlyMap<Identity, Side> {
-  const rank: Readonly<Record<Side, number>> = { inside: 2, outside: 1, own: 0 };
-  const sides = new Map<Identity, Side>();
+): ReadonlyMap<Identity, Owner> {
+  const owners = new Map<Identity, Owner>();
+  let last: Owner | undefined;
+  let lastIdentity: Identity | undefined;
   for (const user of users) {
+    const identity = identityOf(user);
+    // What one task has comes in a row.
+    if (identity === lastIdentity && user.pid === last?.pid) continue;
     const side = table.sideOf(user.pid);
-    const known = sides.get(identityOf(user));
-    if (known === undefined || rank[side] > rank[known]) sides.set(identityOf(user), side);
+    const known = owners.get(identity);
+    if (known === undefined || RANK[side] > RANK[known.side]) owners.set(identity, { pid: user.pid, side });
+    lastIdentity = identity;
+    last = { pid: user.pid, side };
   }
-  return sides;
+  return owners;
+}
+
+/** A mapping's place, as findings have it. */
+export function rangeText(start: number, end: number): string {
+  return `${start.toString(16)}-${end.toString(16)}`;
 }
 
 /** The path or other name of a file, by one of its holders. */

@@ -30,7 +30,7 @@ export const fileLock: SharedKind = {
       slot === undefined
         ? undefined
         : fileName(
-            { ...object, inside: [table.holder(slot.pid, { fd: slot.fd })] } as typeof object,
+            { ...object, inside: [{ pid: slot.pid, comm: '', fd: slot.fd }] } as typeof object,
             slot.file,
           );
     return {

@@ -2,6 +2,7 @@ import type { CensusMapping } from '../../objects/census.js';
 import type { SharedKind, SharedObjects } from '../../objects/sharedObjects.js';
 import { readNumbersIfAlive, readProcIfAlive } from '../../procfs/read.js';
 import { nr } from '../../sys/arch/index.js';
+import { rangeText } from './file.js';
 
 /** Tasks outside that wait on a futex in memory that is shared with the inside. Source: futex(2). */
 export const futex: SharedKind = {
@@ -16,7 +17,8 @@ export const futex: SharedKind = {
       if (table.sideOf(mapping.pid) !== 'outside' || !inodes.has(mapping.file.inode)) continue;
       for (const { tid, offset } of waiters(mapping)) {
         const object = table.object('futex', `${mapping.file.inode} ${offset}`, undefined);
-        table.addHolder(object, table.holder(mapping.pid, { how: `thread ${tid} waits` }));
+        object.crosses = true;
+        table.addHolder(object, mapping.pid, { how: `thread ${tid} waits` });
         addInside(table, object, mapping);
       }
     }
@@ -38,7 +40,7 @@ function addInside(
   if (object.inside.length > 0) return;
   for (const { pid, start, end, file, shared } of table.census.mappings) {
     if (!shared || file.inode !== other.file.inode || table.sideOf(pid) !== 'inside') continue;
-    table.addHolder(object, table.holder(pid, { mapping: `${start.toString(16)}-${end.toString(16)}` }));
+    table.addHolder(object, pid, { mapping: rangeText(start, end) });
   }
 }
 

@@ -36,8 +36,10 @@ export function judge(census: Census, policy: LeakPolicy): Findings {
   const notVerified: NotVerified[] = [...census.notVerified];
   const objectsByKind: Record<string, number> = {};
   let objects = 0;
+  for (const kind of sharedKinds) kind.collect(table);
+  table.nameHolders();
   for (const kind of sharedKinds) {
-    kind.collect(table);
+    if (table.ofKind(kind.kind).some((object) => object.leaks)) kind.collect(table);
     const found = table.ofKind(kind.kind);
     if (found.length > 0) objectsByKind[kind.kind] = found.length;
     objects += found.length;

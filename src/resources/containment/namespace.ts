@@ -23,16 +23,16 @@ export function namespace(name: NamespaceKind): SharedKind {
 
     /** One user for each process. */
     collect(table) {
-      const { tasks, inside } = table.census;
-      const leaders = tasks.filter(({ tid, pid, dead }) => tid === pid && !dead);
-      for (const task of leaders) {
+      const { inside } = table.census;
+      for (const task of table.leaders) {
         const own = task.namespaces[name];
-        if (own !== undefined && inside.has(task.pid)) table.object(kind, own.identity, undefined);
+        if (own !== undefined && !task.dead && inside.has(task.pid))
+          table.object(kind, own.identity, undefined);
       }
-      for (const task of leaders) {
+      for (const task of table.leaders) {
         const own = task.namespaces[name];
         const object = own && table.find(kind, own.identity);
-        if (object !== undefined) table.use(object, task.pid);
+        if (object !== undefined && !task.dead) table.use(object, task.pid);
       }
     },
 

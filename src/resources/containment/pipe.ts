@@ -1,6 +1,5 @@
-import type { Holder } from '../../errors.js';
 import type { CensusFile, Identity } from '../../objects/census.js';
-import type { SharedKind, SharedObject, SharedObjects, Side } from '../../objects/sharedObjects.js';
+import type { Place, SharedKind, SharedObject, SharedObjects, Side } from '../../objects/sharedObjects.js';
 import { open } from '../../sys/uapi.js';
 import { fileName } from './file.js';
 import { socketsWithDescriptors } from './hidden.js';
@@ -44,7 +43,7 @@ const END_NAMES: Readonly<Record<number, string>> = {
 /** An open file of a kind, with the slots that hold it. */
 export interface OpenEnd {
   readonly file: CensusFile;
-  readonly holders: readonly Holder[];
+  readonly holders: readonly { readonly pid: number; readonly fd: number }[];
 }
 
 /**
@@ -61,7 +60,7 @@ export function openEnds(
     const identity = inside.has(pid) ? identityOf(file) : undefined;
     if (identity !== undefined) wanted.add(identity);
   }
-  const ends = new Map<Identity, { file: CensusFile; holders: Holder[] }>();
+  const ends = new Map<Identity, { file: CensusFile; holders: { pid: number; fd: number }[] }>();
   for (const { pid, fd, file } of slots) {
     const identity = identityOf(file);
     if (identity === undefined || !wanted.has(identity)) continue;
@@ -70,7 +69,7 @@ export function openEnds(
       end = { file, holders: [] };
       ends.set(file.identity, end);
     }
-    end.holders.push(table.holder(pid, { fd }));
+    end.holders.push({ pid, fd });
   }
   return [...ends.values()];
 }
@@ -82,13 +81,13 @@ export function openEnds(
 export function useOpenFile(
   table: SharedObjects,
   object: SharedObject,
-  holders: readonly Holder[],
-  details: Omit<Holder, 'pid' | 'comm'> = {},
+  holders: readonly ({ readonly pid: number } & Place)[],
+  details: Place = {},
 ): void {
   const side = sideOfFile(table, holders);
   table.count(object, side);
-  for (const holder of holders) {
-    if (table.sideOf(holder.pid) === side) table.addHolder(object, { ...holder, ...details });
+  for (const { pid, ...place } of holders) {
+    if (table.sideOf(pid) === side) table.addHolder(object, pid, { ...place, ...details });
   }
 }
 

@@ -42,8 +42,9 @@ export const parent: SharedKind = {
     for (const task of leaders.values()) {
       if (inside.has(task.pid) || task.namespaces.pid?.identity !== space) continue;
       const object = table.object('parent', task.pid, undefined);
-      table.addHolder(object, table.holder(root, { how: 'is the init of its pid namespace' }));
-      table.addHolder(object, table.holder(task.pid, { how: `is a child of ${task.parent} outside` }));
+      object.crosses = true;
+      table.addHolder(object, root, { how: 'is the init of its pid namespace' });
+      table.addHolder(object, task.pid, { how: `is a child of ${task.parent} outside` });
     }
   },
 

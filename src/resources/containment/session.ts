@@ -10,8 +10,8 @@ export function membership(kind: 'session' | 'processGroup'): SharedKind {
     refUsers: 'exact',
 
     collect(table) {
-      const { tasks, inside } = table.census;
-      const leaders = tasks.filter(({ tid, pid }) => tid === pid);
+      const { leaders } = table;
+      const { inside } = table.census;
       const sizes = new Map<number, number>();
       for (const task of leaders) sizes.set(idOf(task), (sizes.get(idOf(task)) ?? 0) + 1);
       for (const task of leaders) {

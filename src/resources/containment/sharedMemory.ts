@@ -1,8 +1,7 @@
-import type { Holder } from '../../errors.js';
 import { isSharedMemory } from '../../objects/bpfCensus.js';
 import type { Identity } from '../../objects/census.js';
-import type { SharedKind } from '../../objects/sharedObjects.js';
-import { fileName, filesOf } from './file.js';
+import type { Place, SharedKind } from '../../objects/sharedObjects.js';
+import { fileName, filesOf, rangeText } from './file.js';
 import { socketsWithDescriptors } from './hidden.js';
 import { useOpenFile } from './pipe.js';
 import { isSegment } from './systemV.js';
@@ -26,11 +25,13 @@ export const sharedMemory: SharedKind = {
       if (census.inside.has(pid) && isSharedMemory(file.magic) && isShared && !isSegment(mapping))
         shared.add(file.inode);
     }
-    const holders = new Map<Identity, Holder[]>();
-    for (const { pid, fd, file } of census.slots) addTo(holders, file.identity, table.holder(pid, { fd }));
+    if (shared.size === 0) return;
+    const holders = new Map<Identity, ({ pid: number } & Place)[]>();
+    for (const { pid, fd, file } of census.slots) {
+      if (shared.has(file.inode)) addTo(holders, file.identity, { pid, fd });
+    }
     for (const { pid, start, end, file } of census.mappings) {
-      const mapping = `${start.toString(16)}-${end.toString(16)}`;
-      addTo(holders, file.identity, table.holder(pid, { mapping }));
+      if (shared.has(file.inode)) addTo(holders, file.identity, { pid, mapping: rangeText(start, end) });
     }
     for (const file of filesOf(table).values()) {
       if (!shared.has(file.inode)) continue;
@@ -57,7 +58,7 @@ export const sharedMemory: SharedKind = {
   },
 };
 
-function addTo(holders: Map<Identity, Holder[]>, identity: Identity, holder: Holder): void {
+function addTo<T>(holders: Map<Identity, T[]>, identity: Identity, holder: T): void {
   const known = holders.get(identity);
   if (known === undefined) holders.set(identity, [holder]);
   else known.push(holder);

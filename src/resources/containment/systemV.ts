@@ -13,6 +13,7 @@ import { nr } from '../../sys/arch/index.js';
 import { tryReadLink } from '../../sys/files.js';
 import { check, trySyscall } from '../../sys/syscall.js';
 import { cloneFlag } from '../../sys/uapi.js';
+import { rangeText } from './file.js';
 
 /** Of semctl(2). */
 const GETPID = 11;
@@ -36,7 +37,7 @@ export const sharedSegment: SharedKind = {
       const object = table.find('sharedSegment', file.inode);
       if (object === undefined || seen.has(`${mm} ${start}`)) continue;
       seen.add(`${mm} ${start}`);
-      table.use(object, pid, { mapping: `${start.toString(16)}-${end.toString(16)}` });
+      table.use(object, pid, { mapping: rangeText(start, end) });
     }
   },
 

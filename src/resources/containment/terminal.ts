@@ -1,4 +1,3 @@
-import type { Holder } from '../../errors.js';
 import type { CensusFile, Identity } from '../../objects/census.js';
 import type { SharedKind, SharedObjects } from '../../objects/sharedObjects.js';
 import { fileName } from './file.js';
@@ -29,9 +28,8 @@ export const terminal: SharedKind = {
       const side = sideOfFile(table, holders);
       // The kernel counts an open master as a user of the slave, and not the other way round.
       if (isMaster(file)) table.count(object, side);
-      for (const holder of holders) {
-        if (table.sideOf(holder.pid) === side)
-          table.addHolder(object, { ...holder, how: 'has the other side' });
+      for (const { pid, fd } of holders) {
+        if (table.sideOf(pid) === side) table.addHolder(object, pid, { fd, how: 'has the other side' });
       }
     }
   },
@@ -53,11 +51,11 @@ function otherSides(table: SharedObjects): readonly OpenEnd[] {
   for (const { pid, file } of table.census.slots) {
     if (table.census.inside.has(pid) && file.terminal !== undefined) links.add(file.terminal.identity);
   }
-  const ends = new Map<Identity, { file: CensusFile; holders: Holder[] }>();
+  const ends = new Map<Identity, { file: CensusFile; holders: { pid: number; fd: number }[] }>();
   for (const { pid, fd, file } of table.census.slots) {
     if (file.terminal?.link === undefined || !links.has(file.terminal.link)) continue;
     const end = ends.get(file.identity) ?? { file, holders: [] };
-    end.holders.push(table.holder(pid, { fd }));
+    end.holders.push({ pid, fd });
     ends.set(file.identity, end);
   }
   return [...ends.values()];

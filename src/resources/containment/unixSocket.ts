@@ -1,4 +1,3 @@
-import type { Holder } from '../../errors.js';
 import type { CensusFile, Identity } from '../../objects/census.js';
 import type { SharedKind, SharedObject, SharedObjects } from '../../objects/sharedObjects.js';
 import { fileName } from './file.js';
@@ -27,8 +26,9 @@ export const unixSocket: SharedKind = {
         sock,
         count === undefined ? undefined : count - OWN_REFERENCES,
       );
-      for (const holder of holders)
-        if (table.sideOf(holder.pid) === 'inside') table.addHolder(object, holder);
+      for (const { pid, fd } of holders) {
+        if (table.sideOf(pid) === 'inside') table.addHolder(object, pid, { fd });
+      }
     }
     for (const { sock, file, holders } of sockets) {
       const { peer, peerListener } = file.socket ?? {};
@@ -36,7 +36,7 @@ export const unixSocket: SharedKind = {
       const target = peer === undefined ? undefined : table.find('unixSocket', peer);
       if (target !== undefined) {
         table.count(target, side);
-        if (side === 'outside') addOutside(target, holders, 'is connected to it');
+        if (side === 'outside') addOutside(table, target, holders, 'is connected to it');
       }
       // The peer of one that waits to be accepted is in no file yet: it belongs to the listening socket.
       const own = table.find('unixSocket', sock);
@@ -44,11 +44,12 @@ export const unixSocket: SharedKind = {
       if (own !== undefined && listener !== undefined) {
         table.count(own, sideOfFile(table, listener.holders));
         if (sideOfFile(table, listener.holders) === 'outside') {
-          addOutside(own, listener.holders, 'has not accepted it yet');
+          addOutside(table, own, listener.holders, 'has not accepted it yet');
         }
       }
       const queue = peerListener === undefined ? undefined : table.find('unixSocket', peerListener);
-      if (queue !== undefined && side === 'outside') addOutside(queue, holders, 'waits to be accepted');
+      if (queue !== undefined && side === 'outside')
+        addOutside(table, queue, holders, 'waits to be accepted');
       // A connected socket whose peer is outside crosses the border, also where only it holds the peer.
       const peerSocket = peer === undefined ? undefined : bySock.get(peer);
       if (
@@ -56,7 +57,7 @@ export const unixSocket: SharedKind = {
         peerSocket !== undefined &&
         sideOfFile(table, peerSocket.holders) === 'outside'
       ) {
-        addOutside(own, peerSocket.holders, 'is its peer');
+        addOutside(table, own, peerSocket.holders, 'is its peer');
       }
     }
   },
@@ -72,8 +73,13 @@ export const unixSocket: SharedKind = {
   },
 };
 
-function unixSockets(table: SharedObjects): { sock: Identity; file: CensusFile; holders: Holder[] }[] {
-  const found = new Map<Identity, { sock: Identity; file: CensusFile; holders: Holder[] }>();
+interface Slot {
+  readonly pid: number;
+  readonly fd: number;
+}
+
+function unixSockets(table: SharedObjects): { sock: Identity; file: CensusFile; holders: Slot[] }[] {
+  const found = new Map<Identity, { sock: Identity; file: CensusFile; holders: Slot[] }>();
   for (const { pid, fd, file } of table.census.slots) {
     if (file.socket?.family !== AF_UNIX) continue;
     let entry = found.get(file.identity);
@@ -81,14 +87,16 @@ function unixSockets(table: SharedObjects): { sock: Identity; file: CensusFile; 
       entry = { sock: file.socket.identity, file, holders: [] };
       found.set(file.identity, entry);
     }
-    entry.holders.push(table.holder(pid, { fd }));
+    entry.holders.push({ pid, fd });
   }
   return [...found.values()];
 }
 
-function addOutside(object: SharedObject, holders: readonly Holder[], how: string): void {
-  for (const holder of holders) {
-    const known = object.outside.some(({ pid, fd }) => pid === holder.pid && fd === holder.fd);
-    if (!known && holder.pid !== process.pid) object.outside.push({ ...holder, how });
+function addOutside(table: SharedObjects, object: SharedObject, holders: readonly Slot[], how: string): void {
+  for (const { pid, fd } of holders) {
+    if (table.sideOf(pid) !== 'outside') continue;
+    object.crosses = true;
+    const known = object.outside.some((holder) => holder.pid === pid && holder.fd === fd);
+    if (!known) table.addHolder(object, pid, { fd, how });
   }
 }

@@ -17,7 +17,7 @@ import { PAGE_SIZE } from '../../sys/uapi.js';
 import { type AddressRange, remoteAddress } from '../../tracee/address.js';
 import type { RemoteCalls } from '../../tracee/remoteCalls.js';
 import { refuseMappedFile, saveMappedFile } from './mappedFile.js';
-import { guardPages, ownPages, savePages, saveSharedPages } from './pages.js';
+import { type PageSurvey, savePages, saveSharedPages, surveyPages } from './pages.js';
 import { meaningOf, protectionOf, VSYSCALL, vmaKind } from './vma.js';
 
 export const MEMORY_MAP_RECORD = 48;
@@ -37,6 +37,8 @@ export class MemoryCheckpoint {
   private readonly files = new Map<string, { table: TableObject; path: string; executed: boolean }>();
   private readonly refusals = new Map<string, Refusal | undefined>();
   private readonly sharedObjects = new Map<string, SharedObject>();
+
+  private readonly surveys = new Map<FrozenProcess, PageSurvey>();
 
   constructor(private readonly table: ObjectTable) {}
 
@@ -73,8 +75,9 @@ export class MemoryCheckpoint {
     const brk = calls.call('brk', [0]);
     const { stat } = process;
     const auxv = readProcBytes(`/proc/${process.pid}/auxv`);
-    const guards = guardPages(process.pid, privateRanges(process.mappings));
     return (writer, objref) => {
+      const survey = surveyPages(process.pid, privateRanges(process.mappings));
+      this.surveys.set(process, survey);
       writer.record(MEMORY_MAP_RECORD, objref, MemoryMapSchema, {
         startCode: stat.startCode,
         endCode: stat.endCode,
@@ -92,7 +95,10 @@ export class MemoryCheckpoint {
         vmas: process.mappings
           .filter((mapping) => mapping.name !== VSYSCALL)
           .map((mapping) => this.vmaMessage(process, mapping)),
-        guards: guards.map(({ start, end }) => ({ start, pages: Number((end - start) / BigInt(PAGE_SIZE)) })),
+        guards: survey.guards.map(({ start, end }) => ({
+          start,
+          pages: Number((end - start) / BigInt(PAGE_SIZE)),
+        })),
       });
     };
   }
@@ -112,8 +118,7 @@ export class MemoryCheckpoint {
 
   /** Writes the pages of a process that are its own, piece by piece. Yields how many each piece has. */
   savePages(process: FrozenProcess, objref: number, writer: ImageWriter): AsyncIterable<number> {
-    const ranges = privateRanges(process.mappings);
-    return savePages(process.memory, objref, ownPages(process.pid, ranges), writer);
+    return savePages(process.memory, objref, this.surveys.get(process)?.own ?? [], writer);
   }
 
   /** Writes the pages of all shared memory objects, each once. Returns how many. */

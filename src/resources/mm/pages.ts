@@ -19,58 +19,65 @@ const regions = Buffer.alloc(REGIONS * pageRegion.size);
 let scanKnown: boolean | undefined;
 let guardsKnown: boolean | undefined;
 
+/** What the kernel tells of the pages in some ranges. */
+export interface PageSurvey {
+  /** Present or swapped out, and neither a file's nor the zero page. */
+  readonly own: readonly AddressRange[];
+  /** Guard pages, which no line of maps shows: the stacks of threads end in them with glibc 2.42. */
+  readonly guards: readonly AddressRange[];
+}
+
 /**
- * The pages in the given ranges that a process has of its own: present or swapped out, and neither a
- * file's nor the zero page. Ranges ascend. Source: Documentation/admin-guide/mm/pagemap.rst.
+ * Surveys the pages in the given ranges of a process, which ascend. Guard pages can be seen since Linux
+ * 6.15; of 6.13 and 6.14, which have them too, they make a checkpoint fail.
+ * Source: Documentation/admin-guide/mm/pagemap.rst.
  */
-export function ownPages(pid: number, ranges: readonly AddressRange[]): AddressRange[] {
+export function surveyPages(pid: number, ranges: readonly AddressRange[]): PageSurvey {
   const first = ranges[0];
   const last = ranges.at(-1);
-  if (first === undefined || last === undefined) return [];
+  if (first === undefined || last === undefined) return { own: [], guards: [] };
   const fd = openSync(`/proc/${pid}/pagemap`, 'r');
   try {
-    const found = scanPages(fd, first.start, last.end);
-    return found === undefined ? readPagemap(fd, ranges) : intersect(found, ranges);
+    const regions = scanPages(fd, first.start, last.end);
+    if (regions === undefined) return { own: readPagemap(fd, ranges), guards: [] };
+    const without = Number(pagemap.PAGE_IS_PFNZERO | pagemap.PAGE_IS_GUARD);
+    const guard = Number(pagemap.PAGE_IS_GUARD);
+    return {
+      own: intersect(
+        regions.filter(({ categories }) => (categories & without) === 0),
+        ranges,
+      ),
+      guards: intersect(
+        regions.filter(({ categories }) => (categories & guard) !== 0),
+        ranges,
+      ),
+    };
   } finally {
     closeSync(fd);
   }
 }
 
-/**
- * Guard pages, which no line of maps shows: the stacks of threads end in them with glibc 2.42. They can be
- * seen since Linux 6.15; of 6.13 and 6.14, which have them too, they make a checkpoint fail.
- */
-export function guardPages(pid: number, ranges: readonly AddressRange[]): AddressRange[] {
-  const first = ranges[0];
-  const last = ranges.at(-1);
-  if (first === undefined || last === undefined || guardsKnown === false) return [];
-  const fd = openSync(`/proc/${pid}/pagemap`, 'r');
-  try {
-    const only = { anyOf: pagemap.PAGE_IS_GUARD, returned: pagemap.PAGE_IS_GUARD };
-    const found = scan(fd, first.start, last.end, { ...only, inverted: 0n, mask: 0n, skipped: 0n });
-    guardsKnown = found !== undefined;
-    return found ?? [];
-  } finally {
-    closeSync(fd);
-  }
+/** A run of pages with the same categories. */
+interface Region extends AddressRange {
+  /** `PAGE_IS_…`. */
+  readonly categories: number;
 }
 
 /**
  * By the ioctl PAGEMAP_SCAN of Linux 6.7 and later; undefined where there is none. Guard pages look like
  * swapped ones, unless the kernel is asked for them.
  */
-function scanPages(fd: number, start: bigint, end: bigint): AddressRange[] | undefined {
+function scanPages(fd: number, start: bigint, end: bigint): Region[] | undefined {
   if (scanKnown === false) return undefined;
   const wanted = pagemap.PAGE_IS_PRESENT | pagemap.PAGE_IS_SWAPPED;
   const own = { inverted: pagemap.PAGE_IS_FILE, mask: pagemap.PAGE_IS_FILE, anyOf: wanted };
-  const skipped = pagemap.PAGE_IS_PFNZERO;
+  const returned = wanted | pagemap.PAGE_IS_PFNZERO;
   if (guardsKnown !== false) {
-    const withGuards = skipped | pagemap.PAGE_IS_GUARD;
-    const found = scan(fd, start, end, { ...own, returned: wanted | withGuards, skipped: withGuards });
+    const found = scan(fd, start, end, { ...own, returned: returned | pagemap.PAGE_IS_GUARD });
+    guardsKnown = found !== undefined;
     if (found !== undefined) return found;
-    guardsKnown = false;
   }
-  const found = scan(fd, start, end, { ...own, returned: wanted | skipped, skipped });
+  const found = scan(fd, start, end, { ...own, returned });
   scanKnown = found !== undefined;
   return found;
 }
@@ -81,13 +88,11 @@ interface Categories {
   readonly mask: bigint;
   readonly anyOf: bigint;
   readonly returned: bigint;
-  /** Regions with any of these are left out. */
-  readonly skipped: bigint;
 }
 
 /** The regions of these categories; undefined where the kernel does not know them. */
-function scan(fd: number, start: bigint, end: bigint, categories: Categories): AddressRange[] | undefined {
-  const found: AddressRange[] = [];
+function scan(fd: number, start: bigint, end: bigint, categories: Categories): Region[] | undefined {
+  const found: Region[] = [];
   const { start: from, end: to, categories: which } = pageRegion.offsets;
   for (let at = start; at < end; ) {
     const argument = pmScanArg.encode({
@@ -106,10 +111,10 @@ function scan(fd: number, start: bigint, end: bigint, categories: Categories): A
     check(count, 'ioctl PAGEMAP_SCAN');
     for (let i = 0; i < count; i++) {
       const region = i * pageRegion.size;
-      if ((regions.readUInt32LE(region + which) & Number(categories.skipped)) !== 0) continue;
       found.push({
         start: remoteAddress(regions.readBigUInt64LE(region + from)),
         end: remoteAddress(regions.readBigUInt64LE(region + to)),
+        categories: regions.readUInt32LE(region + which),
       });
     }
     at = pmScanArg.decode(argument).walk_end;

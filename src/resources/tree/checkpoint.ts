@@ -1,6 +1,8 @@
+import { pid as ownPid } from 'node:process';
 import { InternalError, type Obstacle } from '../../errors.js';
 import type { FrozenTree } from '../../freezer/freeze.js';
 import type { ImageWriter } from '../../image/writer.js';
+import type { Identity, StructureKind } from '../../objects/census.js';
 import {
   type FrozenProcess,
   type FrozenThread,
@@ -65,13 +67,14 @@ export class TreeCheckpoint implements Disposable {
     const sessions = new Set(
       this.processes.map(({ stat }) => stat.session).filter((sid) => this.byPid.has(sid)),
     );
+    const stasis = this.containment?.taskOf(ownPid);
     const unheld = this.frozen.processes
       .filter(({ stopped, unheld }) => stopped || unheld.length > 0)
       .flatMap(({ pid, zombie, stopped, unheld }) =>
         refuseUnheld(pid, parentOf(pid), zombie, stopped, unheld),
       );
     const own = this.processes.flatMap((process) => [
-      ...refuseProcess(process, sessions),
+      ...refuseProcess(process, sessions, stasis),
       ...processKinds.flatMap((kind) => kind.refuse(process)),
       ...this.memory.refuse(process),
       ...process.threads.flatMap((thread) => [
@@ -154,6 +157,7 @@ export class TreeCheckpoint implements Disposable {
       mappings: readMappings(pid),
       memory,
       descriptors: readDescriptors(pid),
+      census: this.containment?.taskOf(pid),
     };
     for (const tracee of tracees) {
       threads.push(readThread(tracee, process, this.table.add('thread').objref, new Registers()));
@@ -163,12 +167,18 @@ export class TreeCheckpoint implements Disposable {
 
   /** Tables that processes share are saved once; what else they share must not be. */
   private findShared(): void {
-    const tables = new KcmpIndex<{ objref: Objref; owner: FrozenProcess }>(kcmpType.KCMP_FILES);
-    const others = SHARED_STRUCTURES.map(({ type, what }) => ({ index: new KcmpIndex<number>(type), what }));
+    const tables = new StructureIndex<{ objref: Objref; owner: FrozenProcess }>(
+      'filesStruct',
+      kcmpType.KCMP_FILES,
+    );
+    const others = SHARED_STRUCTURES.map(({ kind, type, what }) => ({
+      index: new StructureIndex<number>(kind, type),
+      what,
+    }));
     for (const process of this.processes) {
       const { pid } = process;
       this.spaces.set(process, this.table.add('mm').objref);
-      const { value, fresh } = tables.findOrAdd('', pid, 0, () => ({
+      const { value, fresh } = tables.findOrAdd(process, () => ({
         objref: this.table.add('filesStruct').objref,
         owner: process,
       }));
@@ -178,7 +188,7 @@ export class TreeCheckpoint implements Disposable {
         this.sharing.push(sharedWith(pid, value.owner.pid, 'its file table, not by way of its parent,'));
       }
       for (const { index, what } of others) {
-        const found = index.findOrAdd('', pid, 0, () => pid);
+        const found = index.findOrAdd(process, () => pid);
         if (!found.fresh) this.sharing.push(sharedWith(pid, found.value, what));
       }
       for (const { tid } of process.threads.slice(1)) {
@@ -208,10 +218,33 @@ export class TreeCheckpoint implements Disposable {
 const BREATHE_PAGES = 16384;
 
 const SHARED_STRUCTURES = [
-  { type: kcmpType.KCMP_VM, what: 'its memory (CLONE_VM, as vfork does)' },
-  { type: kcmpType.KCMP_FS, what: 'its working directory (CLONE_FS)' },
-  { type: kcmpType.KCMP_SIGHAND, what: 'its signal handlers (CLONE_SIGHAND)' },
-];
+  { kind: 'mm', type: kcmpType.KCMP_VM, what: 'its memory (CLONE_VM, as vfork does)' },
+  { kind: 'fs', type: kcmpType.KCMP_FS, what: 'its working directory (CLONE_FS)' },
+  { kind: 'sighand', type: kcmpType.KCMP_SIGHAND, what: 'its signal handlers (CLONE_SIGHAND)' },
+] as const;
+
+/** Which processes share a structure: by its address in the kernel where that is known, else by kcmp(2). */
+class StructureIndex<T> {
+  private readonly byIdentity = new Map<Identity, T>();
+  private readonly compared: KcmpIndex<T>;
+
+  constructor(
+    private readonly kind: StructureKind,
+    type: number,
+  ) {
+    this.compared = new KcmpIndex<T>(type);
+  }
+
+  findOrAdd({ pid, census }: FrozenProcess, make: () => T): { value: T; fresh: boolean } {
+    const identity = census?.structures[this.kind]?.identity;
+    if (identity === undefined) return this.compared.findOrAdd('', pid, 0, make);
+    const known = this.byIdentity.get(identity);
+    if (known !== undefined) return { value: known, fresh: false };
+    const value = make();
+    this.byIdentity.set(identity, value);
+    return { value, fresh: true };
+  }
+}
 
 function sharedWith(pid: number, other: number, what: string): Obstacle {
   return {
