@@ -15,6 +15,7 @@ export const fileLayout = new RowLayout([
   'ino',
   'inodeMode',
   'rdev',
+  'lockContext',
   'magic',
   'links',
   'dentry',
@@ -80,6 +81,7 @@ export function fileProgram(types: KernelTypes): RowProgram<FileColumn> {
   // r8: the inode.
   program.get('r8', 'inode');
   program.probe('rdev', 'r8', 'inode', 'i_rdev');
+  program.probe('lockContext', 'r8', 'inode', 'i_flctx');
 
   const other = assembler.newLabel();
   const notSocket = assembler.newLabel();

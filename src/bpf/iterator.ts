@@ -1,7 +1,7 @@
 import { closeSync, readSync } from 'node:fs';
 import { BpfUnavailableError } from '../errors.js';
 import { nr } from '../sys/arch/index.js';
-import { errnoName, errnoText } from '../sys/errno.js';
+import { errno, errnoName, errnoText } from '../sys/errno.js';
 import { addressOf, trySyscall } from '../sys/syscall.js';
 
 /** `enum bpf_cmd`, `enum bpf_prog_type`, `enum bpf_attach_type` of linux/bpf.h. */
@@ -13,6 +13,7 @@ const BPF_TRACE_ITER = 28;
 /** The kernel lets only programs with this license call its helpers that read kernel memory. */
 const LICENSE = Buffer.from('GPL\0');
 const ATTRIBUTE_SIZE = 160;
+const LOAD_ATTEMPTS = 100;
 const LOG_SIZE = 1 << 16;
 /** Where members of `union bpf_attr` are, by command. */
 const load = {
@@ -91,7 +92,12 @@ function loadProgram(name: string, btfId: number, code: Buffer): number {
     }
     attributes.writeUInt32LE(BPF_TRACE_ITER, load.expected_attach_type);
     attributes.writeUInt32LE(btfId, load.attach_btf_id);
-    return { fd: trySyscall(nr.bpf, BPF_PROG_LOAD, attributes, ATTRIBUTE_SIZE), log };
+    let fd = -errno.EAGAIN;
+    // The kernel gives up its check of a program when a signal comes.
+    for (let i = 0; fd === -errno.EAGAIN && i < LOAD_ATTEMPTS; i++) {
+      fd = trySyscall(nr.bpf, BPF_PROG_LOAD, attributes, ATTRIBUTE_SIZE);
+    }
+    return { fd, log };
   };
   const { fd } = attempt(0);
   if (fd >= 0) return fd;
@@ -111,16 +117,27 @@ function readAll(fd: number): Buffer {
       buffer.copy(larger, 0, 0, filled);
       buffer = larger;
     }
-    const count = readSync(fd, buffer, filled, buffer.length - filled, null);
+    const count = readSome(fd, buffer, filled);
     if (count === 0) return buffer.subarray(0, filled);
     filled += count;
   }
 }
 
-function refused(message: string, errno: number, log?: string): BpfUnavailableError {
+/** The kernel asks to be called again after a million things of which nothing was written. */
+function readSome(fd: number, buffer: Buffer, at: number): number {
+  for (;;) {
+    try {
+      return readSync(fd, buffer, at, buffer.length - at, null);
+    } catch (error) {
+      if (!(error instanceof Error && 'code' in error && error.code === 'EAGAIN')) throw error;
+    }
+  }
+}
+
+function refused(message: string, number: number, log?: string): BpfUnavailableError {
   const details = log ? `; the kernel's verifier says: ${log}` : '';
   return new BpfUnavailableError(message, {
-    reason: `${errnoName(errno)}: ${errnoText(errno)}${details}`,
+    reason: `${errnoName(number)}: ${errnoText(number)}${details}`,
     advice: 'BPF iterators need CAP_BPF and CAP_PERFMON, or CAP_SYS_ADMIN, in the initial user namespace',
   });
 }

@@ -261,6 +261,7 @@ class BpfCensus implements Census {
     const file: CensusFile = {
       ...this.describe(rows, row, bias),
       rdev: deviceNumber(rows.u32('rdev')(row)),
+      mayBeLocked: !this.known('lockContext') || number('lockContext') !== 0,
       pipe:
         pipe === 0
           ? undefined
@@ -328,6 +329,7 @@ class BpfCensus implements Census {
     const file: CensusFile = {
       ...this.describe(rows, row, this.walker.fileCountBias),
       rdev: 0,
+      mayBeLocked: false,
       pipe: undefined,
       terminal: undefined,
       socket: undefined,
@@ -340,7 +342,7 @@ class BpfCensus implements Census {
     rows: Walk['files'] | Walk['mappings'],
     row: number,
     bias: number,
-  ): Omit<CensusFile, 'rdev' | 'pipe' | 'terminal' | 'socket'> {
+  ): Omit<CensusFile, 'rdev' | 'mayBeLocked' | 'pipe' | 'terminal' | 'socket'> {
     const dentry = rows.key('dentry')(row);
     return {
       identity: rows.key('file')(row),
@@ -391,6 +393,7 @@ class BpfCensus implements Census {
         rdev: 0,
         magic: 0,
         links: 1,
+        mayBeLocked: false,
         dentry: undefined,
         pipe: undefined,
         terminal: undefined,

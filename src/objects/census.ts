@@ -77,6 +77,8 @@ export interface CensusFile extends Counted {
   /** `…_MAGIC` of linux/magic.h. */
   readonly magic: number;
   readonly links: number;
+  /** False where nobody has locked it since it was read from the disk. */
+  readonly mayBeLocked: boolean;
   /** The name in the file system; the kernel counts the open files that refer to it. */
   readonly dentry: Counted | undefined;
   readonly pipe: CensusPipe | undefined;

@@ -163,6 +163,7 @@ class ProcCensus implements Census {
       rdev: deviceNumber(stats.rdev),
       magic: MEMORY_NAMES.test(link) ? TMPFS_MAGIC : 0,
       links: stats.nlink,
+      mayBeLocked: true,
       dentry: undefined,
       pipe: stats.isFIFO()
         ? { identity: inode, count: undefined, readers: undefined, writers: undefined }
@@ -220,6 +221,7 @@ class ProcCensus implements Census {
         rdev: 0,
         magic: TMPFS_MAGIC,
         links: 0,
+        mayBeLocked: false,
         dentry: undefined,
         pipe: undefined,
         terminal: undefined,
