@@ -3,15 +3,19 @@ import { execFileSync, spawnSync } from 'node:child_process';
 import { mkdirSync, mkdtempSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { Walker } from '../src/bpf/walk.js';
 import type { CheckpointReport } from '../src/checkpoint.js';
 import { inspect } from '../src/inspect.js';
+import { findLeaks } from '../src/leaks.js';
 import { tableText } from '../src/present/text.js';
+import { listTree } from '../src/procfs/tree.js';
 import { Job, STASIS } from '../test/roundtrip/job.js';
 
 const CRIU = process.env.CRIU;
 const RUNS = Number(process.env.RUNS ?? 5);
 const GIGABYTE_MIB = 1024;
 const CURVE = [1, 10, 100, 300, 1000];
+const LEAK_CURVE = [100, 1000, 5000, 20_000];
 
 interface Measurement {
   readonly what: string;
@@ -24,10 +28,12 @@ interface Measurement {
 const results: Measurement[] = [];
 
 if (process.argv.includes('--curve')) await curve();
+else if (process.argv.includes('--leaks')) await leakDetection();
 else {
   await one('one small process', 'many', '0', { frozen: 6, checkpoint: 120, restart: 120 });
   await one('201 small processes', 'many', '200', { frozen: 300, restart: 400 });
   await gigabyte();
+  await leakDetection();
   await curve();
 }
 print();
@@ -92,6 +98,62 @@ async function gigabyte(): Promise<void> {
   add('1 GB: restart', median(times.restart), 1.2 * median(times.read) + 100);
   add('1 GB: dd reads the image into memory', median(times.read));
   if (CRIU !== undefined) criu('1 GB', pid, job.directory);
+}
+
+/** What looking for leaks takes: the command, what it adds to the time held, and how it grows. */
+async function leakDetection(): Promise<void> {
+  {
+    await using job = await new Job().startWorkload('many', ['99']);
+    const looks: number[] = [];
+    const starts: number[] = [];
+    for (let run = 0; run < 2 * RUNS; run++) {
+      starts.push(timed(() => execFileSync(process.execPath, ['-e', '0'])));
+      looks.push(command(['leaks', String(job.pid)]).milliseconds);
+    }
+    add('leaks of 100 processes: beyond the start of Node.js', median(looks) - median(starts), 60);
+  }
+  {
+    await using job = await new Job().startWorkload('many', ['200']);
+    const held = { report: [] as number[], ignore: [] as number[] };
+    for (let run = 0; run < 2 * RUNS; run++) {
+      for (const leaks of ['report', 'ignore'] as const) {
+        const { errors } = command([
+          'checkpoint',
+          '--json',
+          '--leaks',
+          leaks,
+          '--force',
+          '-o',
+          job.image,
+          String(job.pid),
+        ]);
+        held[leaks].push((JSON.parse(errors) as CheckpointReport).frozenMs);
+      }
+    }
+    add('leaks of 201 processes: added to the time held', median(held.report) - median(held.ignore), 25);
+  }
+  for (const count of LEAK_CURVE) {
+    await using job = await new Job().startWorkload('many', [String(count - 1)]);
+    const walks: number[] = [];
+    const verdicts: { all: number[]; one: number[] } = { all: [], one: [] };
+    const walker = Walker.load();
+    const child = listTree(job.pid).at(-1)?.pid ?? job.pid;
+    for (let run = 0; run < RUNS; run++) {
+      walks.push(timed(() => walker.walk()));
+      for (const [scope, pid] of [
+        ['all', job.pid],
+        ['one', child],
+      ] as const) {
+        const { steps } = await findLeaks(pid);
+        const look = steps.filter(({ step }) => step === 'walk' || step === 'judge').slice(0, 2);
+        verdicts[scope].push(look.reduce((sum, { milliseconds }) => sum + milliseconds, 0));
+      }
+    }
+    const last = count === LEAK_CURVE.at(-1);
+    add(`${count} processes: walk`, median(walks), last ? 500 : undefined);
+    add(`${count} processes: walk and verdict, all inside`, median(verdicts.all), last ? 1000 : undefined);
+    add(`${count} processes: walk and verdict, one inside`, median(verdicts.one), last ? 1000 : undefined);
+  }
 }
 
 /** What a process costs, from one to a thousand of them. */

@@ -1,6 +1,6 @@
 // Bundles the command line into one file: importing protobuf from its many modules costs 85 ms a start.
 import { spawn, spawnSync } from 'node:child_process';
-import { chmodSync, copyFileSync, renameSync, rmSync } from 'node:fs';
+import { chmodSync, copyFileSync, existsSync, renameSync, rmSync } from 'node:fs';
 import { build } from 'esbuild';
 
 const LAUNCHER = 'dist/stasis.cjs';
@@ -41,17 +41,22 @@ rmSync(CACHE, { force: true });
 writeCodeCache();
 
 /**
- * Runs a real checkpoint of a small process, so that the cache has what the commands use. Where that is
- * not permitted the cache has what a refusal uses, and later code is compiled when it is needed.
+ * Runs the commands on a small process, each with the cache of those before, so that it has what all of them
+ * use. Where that is not permitted the cache has what a refusal uses, and later code is compiled when it is
+ * needed.
  */
 function writeCodeCache() {
   const target = spawn('sleep', ['60'], { stdio: 'ignore' });
-  const run = (...args) =>
+  const pid = String(target.pid);
+  for (const args of [
+    ['leaks', pid],
+    ['checkpoint', '-o', '/dev/null', pid],
+  ]) {
     spawnSync(process.execPath, [LAUNCHER, ...args], {
       stdio: 'ignore',
       env: { ...process.env, STASIS_WRITE_CODE_CACHE: `${CACHE}.new` },
     });
-  run('checkpoint', '-o', '/dev/null', String(target.pid));
+    if (existsSync(`${CACHE}.new`)) renameSync(`${CACHE}.new`, CACHE);
+  }
   target.kill('SIGKILL');
-  renameSync(`${CACHE}.new`, CACHE);
 }

@@ -28,7 +28,9 @@ export function findViolations(root = 'src') {
   return files.flatMap((file) => {
     const own = partOf(file);
     const imports = [
-      ...readFileSync(join(root, file), 'utf8').matchAll(/^(?:import|export)[^;]*? from '([^']+)'/gms),
+      ...readFileSync(join(root, file), 'utf8').matchAll(
+        /(?:^(?:import|export)[^;]*? from |\bimport\()'([^']+)'/gms,
+      ),
     ];
     return imports.flatMap(([, target]) => {
       if (target === 'koffi') return own === FFI_LAYER ? [] : [`${file}: only ${FFI_LAYER} may import koffi`];

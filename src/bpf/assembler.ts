@@ -9,8 +9,20 @@ export type LoadSize = 1 | 2 | 4 | 8;
 /** A place in a program that jumps lead to. */
 export type BpfLabel = string;
 
-const INSTRUCTION_SIZE = 8;
-const INITIAL_SIZE = 1 << 12;
+const INITIAL_WORDS = 1 << 10;
+const REGISTERS: Readonly<Record<BpfRegister, number>> = {
+  r0: 0,
+  r1: 1,
+  r2: 2,
+  r3: 3,
+  r4: 4,
+  r5: 5,
+  r6: 6,
+  r7: 7,
+  r8: 8,
+  r9: 9,
+  r10: 10,
+};
 
 /** Opcodes. Source: Documentation/bpf/standardization/instruction-set.rst. */
 const opcode = {
@@ -33,7 +45,8 @@ const LOADS: Readonly<Record<LoadSize, number>> = { 1: 0x71, 2: 0x69, 4: 0x61, 8
 
 /** Assembles a BPF program. Labels may be used before they are placed. */
 export class BpfAssembler {
-  private code = Buffer.alloc(INITIAL_SIZE);
+  /** Two words an instruction. */
+  private words = new Uint32Array(INITIAL_WORDS);
   private end = 0;
   private readonly labels = new Map<BpfLabel, number>();
   private readonly jumps: { readonly at: number; readonly to: BpfLabel }[] = [];
@@ -41,7 +54,7 @@ export class BpfAssembler {
 
   /** How many instructions there are. */
   get length(): number {
-    return this.end / INSTRUCTION_SIZE;
+    return this.end / 2;
   }
 
   /** A label that no other part of the program uses. */
@@ -124,9 +137,10 @@ export class BpfAssembler {
     for (const { at, to } of this.jumps) {
       const target = this.labels.get(to);
       if (target === undefined) throw new InternalError(`the label ${to} is not placed`);
-      this.code.writeInt16LE(target - at - 1, at * INSTRUCTION_SIZE + 2);
+      const first = this.words[2 * at] as number;
+      this.words[2 * at] = (first & 0xffff) | ((target - at - 1) << 16);
     }
-    return Buffer.from(this.code.subarray(0, this.end));
+    return Buffer.from(this.words.slice(0, this.end).buffer);
   }
 
   private emitJump(code: number, to: BpfRegister, from: BpfRegister, value: number, label: BpfLabel): this {
@@ -135,17 +149,14 @@ export class BpfAssembler {
   }
 
   private emit(code: number, to: BpfRegister, from: BpfRegister, offset: number, value: number): this {
-    if (this.end === this.code.length) this.code = Buffer.concat([this.code, Buffer.alloc(this.end)]);
-    const { code: bytes, end: at } = this;
-    bytes[at] = code;
-    bytes[at + 1] = numberOf(to) | (numberOf(from) << 4);
-    bytes.writeInt16LE(offset, at + 2);
-    bytes.writeInt32LE(value, at + 4);
-    this.end += INSTRUCTION_SIZE;
+    if (this.end === this.words.length) {
+      const larger = new Uint32Array(2 * this.end);
+      larger.set(this.words);
+      this.words = larger;
+    }
+    this.words[this.end] = code | (REGISTERS[to] << 8) | (REGISTERS[from] << 12) | (offset << 16);
+    this.words[this.end + 1] = value;
+    this.end += 2;
     return this;
   }
-}
-
-function numberOf(register: BpfRegister): number {
-  return Number(register.slice(1));
 }

@@ -102,12 +102,12 @@ export class KernelTypes {
   private index(wanted: readonly string[]): Uint32Array {
     const { words, strings } = this;
     const types = new Uint32Array(words.length / 3 + 2);
-    // Names are told apart by two characters before they are read.
+    // Names are told apart by their first characters before they are read.
     const first = new Uint8Array(256);
-    const third = new Uint8Array(256);
+    const keys = new Set<number>();
     for (const name of wanted) {
       first[name.charCodeAt(0)] = 1;
-      third[name.charCodeAt(2)] = 1;
+      keys.add(keyOf(Buffer.from(`${name}\0\0\0`), 0));
     }
     let count = 1;
     let at = 0;
@@ -117,7 +117,7 @@ export class KernelTypes {
       types[count] = at;
       if (own === kind.STRUCT) {
         const name = words[at] as number;
-        if (first[strings[name] as number] === 1 && third[strings[name + 2] as number] === 1) {
+        if (first[strings[name] as number] === 1 && keys.has(keyOf(strings, name))) {
           this.addStructure(this.text(name), count);
         }
       } else if (own === kind.FUNC) {
@@ -224,6 +224,16 @@ export function readKernelTypes(wanted: readonly string[]): KernelTypes {
     });
   }
   return new KernelTypes(data, wanted);
+}
+
+/** Four characters as one number. */
+function keyOf(bytes: Uint8Array, at: number): number {
+  return (
+    (bytes[at] as number) |
+    ((bytes[at + 1] as number) << 8) |
+    ((bytes[at + 2] as number) << 16) |
+    ((bytes[at + 3] as number) << 24)
+  );
 }
 
 function malformed(problem: string): KernelTypesError {

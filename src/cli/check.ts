@@ -1,5 +1,4 @@
 import type { Command } from 'commander';
-import { check } from '../check.js';
 import { checkText } from '../present/report.js';
 import { exitStatus } from './messages.js';
 
@@ -8,7 +7,8 @@ export function addCheck(program: Command): void {
     .command('check')
     .description('show what this kernel and these privileges allow')
     .option('--json', 'print it as JSON')
-    .action((options: { readonly json?: boolean }) => {
+    .action(async (options: { readonly json?: boolean }) => {
+      const { check } = await import('../check.js');
       const report = check();
       process.stdout.write(`${options.json ? JSON.stringify(report, null, 2) : checkText(report)}\n`);
       process.exitCode = report.usable ? exitStatus.done : exitStatus.failed;

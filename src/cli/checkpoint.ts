@@ -1,6 +1,5 @@
 import { isatty } from 'node:tty';
 import { type Command, Option } from 'commander';
-import { checkpoint } from '../checkpoint.js';
 import { formatLeak, UsageError } from '../errors.js';
 import { checkpointText } from '../present/report.js';
 import { censusMethod, collect, parsePid, parseSeconds, progress, say } from './messages.js';
@@ -56,6 +55,7 @@ async function run(argument: string, options: Options): Promise<void> {
     });
   }
   const leaks = options.leaks ?? (options.subtree ? 'report' : undefined);
+  const { checkpoint } = await import('../checkpoint.js');
   const report = await checkpoint(pid, {
     output: options.output === '-' ? STANDARD_OUTPUT : options.output,
     timeoutMs,
@@ -67,9 +67,9 @@ async function run(argument: string, options: Options): Promise<void> {
     force: options.force === true,
     onStep: progress(options.verbose),
   });
-  for (const leak of report.leaks) {
-    if (!leak.harmless && !leak.allowed) say(`stasis: warning: leak: ${formatLeak(leak)}`);
-  }
+  // In JSON they are part of the report.
+  const shown = options.json ? [] : report.leaks.filter(({ harmless, allowed }) => !harmless && !allowed);
+  for (const leak of shown) say(`stasis: warning: leak: ${formatLeak(leak)}`);
   if (options.json) say(JSON.stringify(report));
   else if (options.verbose) say(checkpointText(report));
 }

@@ -2,9 +2,8 @@ import { writeFileSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { styleText } from 'node:util';
 import type { Command } from 'commander';
-import { findLeaks, type LeakReport } from '../leaks.js';
+import type { LeakReport } from '../leaks.js';
 import { leaksText, type Paint, plain } from '../present/leaks.js';
-import { leaksHtml } from '../present/leaksHtml.js';
 import { censusMethod, collect, exitStatus, parsePid, progress } from './messages.js';
 
 interface Options {
@@ -34,6 +33,7 @@ export function addLeaks(program: Command): void {
 
 async function run(argument: string, options: Options): Promise<void> {
   const pid = parsePid(argument);
+  const { findLeaks } = await import('../leaks.js');
   const look = (): Promise<LeakReport> =>
     findLeaks(pid, {
       allow: options.allowLeak,
@@ -41,18 +41,21 @@ async function run(argument: string, options: Options): Promise<void> {
       onStep: progress(options.verbose),
     });
   let report = await look();
-  print(report, options);
+  await print(report, options);
   for (let last = summary(report); options.watch && !report.contained; ) {
     await sleep(WATCH_INTERVAL_MS);
     report = await look();
-    if (summary(report) !== last) print(report, options);
+    if (summary(report) !== last) await print(report, options);
     last = summary(report);
   }
   process.exitCode = report.contained ? exitStatus.done : exitStatus.leaks;
 }
 
-function print(report: LeakReport, options: Options): void {
-  if (options.html !== undefined) writeFileSync(options.html, leaksHtml(report));
+async function print(report: LeakReport, options: Options): Promise<void> {
+  if (options.html !== undefined) {
+    const { leaksHtml } = await import('../present/leaksHtml.js');
+    writeFileSync(options.html, leaksHtml(report));
+  }
   const text = options.json
     ? JSON.stringify(report, unknownAsNull, 2)
     : leaksText(report, { verbose: options.verbose === true, paint: terminalPaint() });

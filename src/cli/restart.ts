@@ -5,7 +5,7 @@ import { UsageError } from '../errors.js';
 import { restartText } from '../present/report.js';
 import { readProcIfAlive } from '../procfs/read.js';
 import { parseStat } from '../procfs/stat.js';
-import { type ExitStatus, type RestartReport, restart } from '../restart.js';
+import type { ExitStatus, RestartReport } from '../restart.js';
 import { exitStatus, progress, say } from './messages.js';
 
 interface Options {
@@ -46,6 +46,7 @@ async function run(argument: string | undefined, options: Options): Promise<void
       advice: 'name the image, or send it through a pipe',
     });
   }
+  const { restart } = await import('../restart.js');
   const report = await restart({
     input: name === '-' ? STANDARD_INPUT : name,
     attach: options.attach,

@@ -1,6 +1,9 @@
 import type { Holder } from '../errors.js';
 import type { Census, CensusTask, Identity } from './census.js';
 
+/** A library may be mapped by all processes of a machine: so many are named on each side, and all are counted. */
+export const MAX_HOLDERS = 1000;
+
 /** Where a reference comes from: from inside, from Stasis itself, or from anybody else. */
 export type Side = 'inside' | 'own' | 'outside';
 
@@ -100,12 +103,16 @@ export class SharedObjects {
     const side = this.sideOf(pid);
     if (side === 'own') return;
     const holders = side === 'inside' ? object.inside : object.outside;
-    holders.push({ pid, comm: this.comms.get(pid) ?? '?', ...place });
+    if (holders.length < MAX_HOLDERS) holders.push({ pid, comm: this.comms.get(pid) ?? '?', ...place });
   }
 
   /** Whether holders of this object are wanted now: to say where they hold it takes time. */
   names(object: SharedObject): boolean {
-    return this.naming && object.leaks;
+    return (
+      this.naming &&
+      object.leaks &&
+      (object.inside.length < MAX_HOLDERS || object.outside.length < MAX_HOLDERS)
+    );
   }
 
   /** Counts a reference that one task has. */
