@@ -7,6 +7,7 @@ import { ImageOutput } from './image/output.js';
 import { ImageWriter } from './image/writer.js';
 import type { NotVerified } from './objects/census.js';
 import { type CensusMethod, makeCensusTaker } from './objects/censusTaker.js';
+import { rehearseReading } from './objects/frozenProcess.js';
 import { requirePrivileges } from './objects/privileges.js';
 import { type StepEvent, Steps, type StepTime } from './objects/steps.js';
 import { refuseOwnTree, refuseTarget } from './objects/target.js';
@@ -119,7 +120,10 @@ async function saveTree(
   refuseLeaks: boolean,
 ): Promise<CheckpointReport> {
   writeHeader(pid, options, writer);
-  if (containment !== undefined) steps.run('rehearse', () => containment.rehearse());
+  steps.run('rehearse', () => {
+    rehearseReading(pid);
+    containment?.rehearse();
+  });
   const heldAt = performance.now();
   const timeoutMs = options.timeoutMs ?? DEFAULT_TIMEOUT_MS;
   using frozen = new FrozenTree(pid, { timeoutMs });

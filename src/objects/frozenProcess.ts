@@ -90,3 +90,17 @@ export function readDescriptors(pid: number): Descriptor[] {
   }
   return descriptors;
 }
+
+/**
+ * Reads of a running process what will be read of it while it is held, and forgets it: what is compiled and
+ * loaded for it now does not hold it up then. A process that ends meanwhile is none of this function's business.
+ */
+export function rehearseReading(pid: number): void {
+  const stat = readProcIfAlive(`/proc/${pid}/stat`);
+  const status = readProcIfAlive(`/proc/${pid}/status`);
+  if (stat === undefined || status === undefined) return;
+  parseStat(stat);
+  parseStatus(status);
+  readMappings(pid);
+  readDescriptors(pid);
+}
