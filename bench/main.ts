@@ -29,6 +29,8 @@ const results: Measurement[] = [];
 
 if (process.argv.includes('--curve')) await curve();
 else if (process.argv.includes('--leaks')) await leakDetection();
+else if (process.argv.includes('--one'))
+  await one('one small process', 'many', '0', { frozen: 6, checkpoint: 120, restart: 120 });
 else {
   await one('one small process', 'many', '0', { frozen: 6, checkpoint: 120, restart: 120 });
   await one('201 small processes', 'many', '200', { frozen: 300, restart: 400 });

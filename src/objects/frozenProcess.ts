@@ -1,7 +1,7 @@
 import { type BigIntStats, statSync } from 'node:fs';
 import { type ProcFdinfo, parseFdinfo } from '../procfs/fdinfo.js';
 import { readLinkIfAlive, readNumbersIfAlive, readProc, readProcIfAlive } from '../procfs/read.js';
-import { type ProcMapping, parseMappings } from '../procfs/smaps.js';
+import { type ProcMapping, parseMappings, parseRunningMappings } from '../procfs/smaps.js';
 import { type ProcStat, parseStat } from '../procfs/stat.js';
 import { type ProcStatus, parseStatus } from '../procfs/status.js';
 import type { Registers } from '../tracee/arch/x86_64/registers.js';
@@ -101,6 +101,6 @@ export function rehearseReading(pid: number): void {
   if (stat === undefined || status === undefined) return;
   parseStat(stat);
   parseStatus(status);
-  readMappings(pid);
+  parseRunningMappings(readProcIfAlive(`/proc/${pid}/smaps`) ?? '');
   readDescriptors(pid);
 }

@@ -3,7 +3,7 @@ import { NAMESPACES, type NamespaceKind } from '../bpf/taskProgram.js';
 import { SystemCallError } from '../errors.js';
 import { parseFdinfo } from '../procfs/fdinfo.js';
 import { readNumbersIfAlive, readProc } from '../procfs/read.js';
-import { type ProcMapping, parseMappings } from '../procfs/smaps.js';
+import { type ProcMapping, parseRunningMappings } from '../procfs/smaps.js';
 import { parseStat } from '../procfs/stat.js';
 import { tryReadFile, tryReadLink } from '../sys/files.js';
 import { kcmpType, open, PF_KTHREAD } from '../sys/uapi.js';
@@ -185,7 +185,7 @@ class ProcCensus implements Census {
 
   /** Mappings of memory only: what a file on a disk shares, everybody shares who opens it. */
   private readMappings(task: CensusTask, wanted: (mapping: ProcMapping) => boolean): void {
-    for (const mapping of parseMappings(readText(`/proc/${task.pid}/maps`) ?? '')) {
+    for (const mapping of parseRunningMappings(readText(`/proc/${task.pid}/maps`) ?? '')) {
       if (!mapping.shared || !MEMORY_NAMES.test(mapping.name) || !wanted(mapping)) continue;
       this.mappings.push({
         pid: task.pid,

@@ -26,6 +26,18 @@ const flagSets = new Map<string, ReadonlySet<string>>();
 
 /** Parses `/proc/PID/smaps`, or `/proc/PID/maps`, which has no flags. Throws ProcFormatError. */
 export function parseMappings(text: string): ProcMapping[] {
+  return parse(text, true);
+}
+
+/**
+ * As {@link parseMappings}, of a process that runs: the kernel writes the file piece by piece, and what is
+ * mapped meanwhile may be there twice, or out of order.
+ */
+export function parseRunningMappings(text: string): ProcMapping[] {
+  return parse(text, false);
+}
+
+function parse(text: string, ordered: boolean): ProcMapping[] {
   const mappings: ProcMapping[] = [];
   let position = 0;
   let previousEnd = 0n;
@@ -36,7 +48,7 @@ export function parseMappings(text: string): ProcMapping[] {
     const first = text.charCodeAt(position);
     if (isHexDigit(first)) {
       current = parseHeader(text.slice(position, end));
-      if (current.start >= current.end || current.start < previousEnd) {
+      if (current.start >= current.end || (ordered && current.start < previousEnd)) {
         throw new ProcFormatError('maps', `the range at ${current.start.toString(16)} is out of order`);
       }
       previousEnd = current.end;
