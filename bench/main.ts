@@ -116,9 +116,9 @@ async function leakDetection(): Promise<void> {
   }
   {
     await using job = await new Job().startWorkload('many', ['200']);
-    const held = { report: [] as number[], ignore: [] as number[] };
+    const held = { refuse: [] as number[], ignore: [] as number[] };
     for (let run = 0; run < 2 * RUNS; run++) {
-      for (const leaks of ['report', 'ignore'] as const) {
+      for (const leaks of ['refuse', 'ignore'] as const) {
         const { errors } = command([
           'checkpoint',
           '--json',
@@ -132,7 +132,7 @@ async function leakDetection(): Promise<void> {
         held[leaks].push((JSON.parse(errors) as CheckpointReport).frozenMs);
       }
     }
-    add('leaks of 201 processes: added to the time held', median(held.report) - median(held.ignore), 25);
+    add('leaks of 201 processes: added to the time held', median(held.refuse) - median(held.ignore), 25);
   }
   for (const count of LEAK_CURVE) {
     await using job = await new Job().startWorkload('many', [String(count - 1)]);

@@ -16,6 +16,7 @@ import { readProc } from './procfs/read.js';
 import { parseStatus } from './procfs/status.js';
 import { Containment } from './resources/containment/containment.js';
 import { blocking, LeakPolicy } from './resources/containment/judge.js';
+import { lookAtRunning } from './resources/containment/running.js';
 import { TreeCheckpoint } from './resources/tree/checkpoint.js';
 import { PAGE_SIZE } from './sys/uapi.js';
 import { VERSION } from './version.js';
@@ -82,21 +83,21 @@ export async function checkpoint(pid: number, options: CheckpointOptions): Promi
     });
   }
   const mode = options.leaks ?? (container ? 'refuse' : 'report');
-  const containment =
-    mode === 'ignore'
-      ? undefined
-      : new Containment(
-          steps.run('prepare', () => makeCensusTaker(options.leakMethod ?? 'auto')),
-          pid,
-          new LeakPolicy(options.allowLeaks ?? []),
-        );
+  const policy = new LeakPolicy(options.allowLeaks ?? []);
+  const taker =
+    mode === 'ignore' ? undefined : steps.run('prepare', () => makeCensusTaker(options.leakMethod ?? 'auto'));
+  // What is only reported is looked for while the tree runs: it is held no longer for that.
+  const proven = mode === 'refuse' || policy.allowsAny;
+  const containment = taker && proven ? new Containment(taker, pid, policy) : undefined;
+  const seen = taker && !proven ? (await lookAtRunning(taker, pid, policy, steps)).findings : undefined;
   using output =
     typeof options.output === 'number'
       ? ImageOutput.descriptor(options.output, `descriptor ${options.output}`)
       : ImageOutput.file(options.output, options.force === true);
   await using writer = new ImageWriter(output.fd, output.name);
   try {
-    return await saveTree(pid, options, steps, writer, output, containment, mode === 'refuse');
+    const report = await saveTree(pid, options, steps, writer, output, containment, mode === 'refuse');
+    return seen === undefined ? report : { ...report, leaks: seen.leaks, notVerified: seen.notVerified };
   } catch (error) {
     // Whoever reads a stream learns why it ends. A file is not there at all.
     if (typeof options.output === 'number' && error instanceof StasisError && error.code !== 'ERR_OUTPUT') {

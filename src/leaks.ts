@@ -1,10 +1,11 @@
-import { type Leak, PermissionError, TargetError } from './errors.js';
-import { type Census, type CensusTask, descendants, type NotVerified } from './objects/census.js';
+import { type Leak, PermissionError } from './errors.js';
+import type { Census, NotVerified } from './objects/census.js';
 import { type CensusMethod, makeCensusTaker } from './objects/censusTaker.js';
 import { type StepEvent, Steps, type StepTime } from './objects/steps.js';
 import { refuseTarget } from './objects/target.js';
-import { blocking, type Findings, judge, LeakPolicy, standing } from './resources/containment/judge.js';
+import { blocking, type Findings, LeakPolicy } from './resources/containment/judge.js';
 import { isContainerInit } from './resources/containment/relations.js';
+import { lookAtRunning } from './resources/containment/running.js';
 
 export interface FindLeaksOptions {
   /** Leaks that are accepted: a kind, `kind:name`, `kind:pid:fd`, or `stdio`. */
@@ -40,9 +41,6 @@ export interface LeakReport {
   readonly steps: readonly StepTime[];
 }
 
-/** How long to wait between two looks, milliseconds: what is on its way has arrived by then. */
-const LOOK_AGAIN_MS = [5, 20];
-
 /**
  * Finds what of a running tree or container leaks: all kernel objects that something inside refers to and
  * something outside as well. Nothing is stopped or changed. Only what is seen in every look is reported.
@@ -55,18 +53,7 @@ export async function findLeaks(pid: number, options: FindLeaksOptions = {}): Pr
   requireRoot();
   refuseTarget(pid);
   const taker = steps.run('prepare', () => makeCensusTaker(options.method ?? 'auto'));
-  let census = steps.run('walk', () => taker.take(pid, (tasks) => insideOf(pid, tasks)));
-  let findings = steps.run('judge', () => judge(census, policy));
-  for (const milliseconds of LOOK_AGAIN_MS) {
-    if (blocking(findings).length === 0) break;
-    await new Promise((resolve) => setTimeout(resolve, milliseconds));
-    const earlier = findings;
-    census = steps.run('walk', () => taker.take(pid, (tasks) => insideOf(pid, tasks)));
-    findings = standing(
-      earlier,
-      steps.run('judge', () => judge(census, policy)),
-    );
-  }
+  const { census, findings } = await lookAtRunning(taker, pid, policy, steps);
   return report(pid, census, findings, steps);
 }
 
@@ -77,16 +64,6 @@ function requireRoot(): void {
     reason: 'only root sees what all processes have open',
     advice: 'run it as root: sudo stasis leaks …',
   });
-}
-
-/** The tree below the root, without Stasis itself, which may have been started from inside. */
-function insideOf(pid: number, tasks: readonly CensusTask[]): ReadonlySet<number> {
-  if (!tasks.some(({ pid: own }) => own === pid)) {
-    throw new TargetError(pid, `process ${pid} has ended`, { advice: 'look for it with ps or pgrep' });
-  }
-  const inside = new Set(descendants(pid, tasks));
-  inside.delete(process.pid);
-  return inside;
 }
 
 function report(pid: number, census: Census, findings: Findings, steps: Steps): LeakReport {

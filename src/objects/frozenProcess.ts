@@ -80,12 +80,13 @@ export function readDescriptors(pid: number): Descriptor[] {
   for (const fd of readNumbersIfAlive(`/proc/${pid}/fd`) ?? []) {
     const link = readLinkIfAlive(`/proc/${pid}/fd/${fd}`);
     const info = readProcIfAlive(`/proc/${pid}/fdinfo/${fd}`);
-    if (link === undefined || info === undefined) continue;
+    const stats = statSync(`/proc/${pid}/fd/${fd}`, { bigint: true, throwIfNoEntry: false });
+    if (link === undefined || info === undefined || stats === undefined) continue;
     descriptors.push({
       fd,
       link,
       info: parseFdinfo(info),
-      stats: statSync(`/proc/${pid}/fd/${fd}`, { bigint: true }),
+      stats,
     });
   }
   return descriptors;

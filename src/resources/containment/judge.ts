@@ -21,6 +21,11 @@ export class LeakPolicy {
     this.keys = new Set(keys);
   }
 
+  /** Whether it accepts anything at all. */
+  get allowsAny(): boolean {
+    return this.keys.size > 0;
+  }
+
   allows({ kind, name, inside }: Pick<Leak, 'kind' | 'name' | 'inside'>): boolean {
     if (this.keys.has(kind) || this.keys.has(`${kind}:${name}`)) return true;
     const slots = inside.filter(({ fd }) => fd !== undefined);
