@@ -13,6 +13,8 @@ export interface Member {
 
 const VMLINUX = '/sys/kernel/btf/vmlinux';
 const MAGIC = 0xeb9f;
+/** Types that name or hold each other more often than that do so in a circle. */
+const MAX_DEPTH = 32;
 const HEADER_SIZE = 24;
 
 /** `enum` of BTF kinds. Source: Documentation/bpf/btf.rst. */
@@ -140,7 +142,8 @@ export class KernelTypes {
   }
 
   /** A member of a structure or union, also of those without a name inside it. */
-  private memberOf(id: number, wanted: string): { offset: number; type: number } | undefined {
+  private memberOf(id: number, wanted: string, depth = 0): { offset: number; type: number } | undefined {
+    if (depth > MAX_DEPTH) throw malformed(`structure ${id} holds itself`);
     const start = this.types[this.strip(id)];
     if (start === undefined) return undefined;
     const { words } = this;
@@ -154,14 +157,15 @@ export class KernelTypes {
       const bits = hasBitfields ? (words[at + 2] as number) & 0xff_ffff : (words[at + 2] as number);
       const name = words[at] as number;
       if (this.strings[name] === 0) {
-        const inner = this.memberOf(type, wanted);
+        const inner = this.memberOf(type, wanted, depth + 1);
         if (inner !== undefined) return { offset: bits / 8 + inner.offset, type: inner.type };
       } else if (this.isText(name, wanted)) return { offset: bits / 8, type };
     }
     return undefined;
   }
 
-  private sizeOf(id: number): number {
+  private sizeOf(id: number, depth = 0): number {
+    if (depth > MAX_DEPTH) throw malformed(`type ${id} holds itself`);
     const at = this.types[this.strip(id)];
     if (at === undefined) return 0;
     switch (((this.words[at + 1] as number) >>> 24) & 31) {
@@ -174,7 +178,7 @@ export class KernelTypes {
       case kind.PTR:
         return 8;
       case kind.ARRAY:
-        return this.sizeOf(this.words[at + 3] as number) * (this.words[at + 5] as number);
+        return this.sizeOf(this.words[at + 3] as number, depth + 1) * (this.words[at + 5] as number);
       default:
         return 0;
     }
@@ -191,12 +195,13 @@ export class KernelTypes {
 
   private strip(id: number): number {
     let current = id;
-    for (;;) {
+    for (let depth = 0; depth < MAX_DEPTH; depth++) {
       const at = this.types[current];
       if (at === undefined || current === 0) return current;
       if (!TRANSPARENT.has(((this.words[at + 1] as number) >>> 24) & 31)) return current;
       current = this.words[at + 2] as number;
     }
+    throw malformed(`type ${id} leads to itself`);
   }
 
   private isText(at: number, wanted: string): boolean {

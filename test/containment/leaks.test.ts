@@ -1,8 +1,11 @@
 import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
 import { test } from 'node:test';
 import type { Leak } from '../../src/errors.js';
 import { findLeaks, type LeakReport } from '../../src/leaks.js';
-import { Job, skipUnlessRoot } from '../roundtrip/job.js';
+import { readProc } from '../../src/procfs/read.js';
+import { listTree } from '../../src/procfs/tree.js';
+import { findProgram, Job, STASIS, skipUnlessRoot } from '../roundtrip/job.js';
 
 /** What is counted of a leak: in the kernel, inside, visibly outside, and hidden. */
 interface Expected {
@@ -88,7 +91,10 @@ const cases: readonly Case[] = [
       { kind: 'futex', inside: 0, outside: 0 },
     ],
   },
-  { mode: 'uts', leaks: [{ kind: 'utsNamespace', inside: 1, outside: 1 }] },
+  ...['uts', 'ipc', 'net', 'mnt', 'cgroup', 'user'].map((name) => ({
+    mode: name,
+    leaks: [{ kind: `${name}Namespace`, name: new RegExp(`^${name}:\\[\\d+\\]$`), inside: 1, outside: 1 }],
+  })),
   {
     mode: 'uring',
     seenByProc: [],
@@ -138,6 +144,48 @@ for (const { mode, leaks, twin = [], seenByProc } of cases) {
     assert.equal(await job.result(), 'PASS');
   });
 }
+
+test('a process that was brought into a container is named, with its parent', {
+  skip: skipUnlessRoot || (findProgram('nsenter') === undefined ? 'nsenter is not on this machine' : false),
+}, async () => {
+  await using job = new Job().start('unshare', ['--fork', '--pid', '--kill-child', 'sleep', '1000']);
+  const init = () => listTree(job.pid).at(1)?.pid;
+  await job.until(() => init() !== undefined && readProc(`/proc/${init()}/comm`) === 'sleep\n', 'init');
+  const pid = init() ?? 0;
+  const before = await findLeaks(pid, { allow: ['stdio'] });
+  assert.ok(before.container);
+  assert.ok(before.contained);
+  await using visitor = new Job().start('nsenter', ['--target', String(pid), '--pid', 'sleep', '1001']);
+  const guest = () => listTree(visitor.pid).at(1)?.pid;
+  await visitor.until(
+    () => guest() !== undefined && readProc(`/proc/${guest()}/comm`) === 'sleep\n',
+    'guest',
+  );
+  const { leaks } = await findLeaks(pid, { allow: ['stdio'] });
+  const found = leaks.filter(({ harmless, allowed }) => !harmless && !allowed);
+  assert.deepEqual(
+    found.map(({ kind, outside }) => [kind, outside.map((holder) => holder.pid)]),
+    [
+      ['parent', [guest()]],
+      ['pidNamespace', [guest()]],
+    ],
+  );
+  process.kill(pid, 'SIGKILL');
+});
+
+test('watching ends when nothing leaks any more', { skip: skipUnlessRoot }, async () => {
+  await using job = await new Job().startWorkload('sharing', ['file']);
+  const watching = spawn(process.execPath, [STASIS, 'leaks', '--watch', job.read('inside')]);
+  let output = '';
+  watching.stdout.on('data', (data) => {
+    output += data;
+  });
+  const ended = new Promise((resolve) => watching.on('exit', resolve));
+  await job.until(() => output.includes('NOT CONTAINED: 1 leak'), 'report');
+  process.kill(job.pid, 'SIGKILL');
+  assert.equal(await ended, 0);
+  assert.match(output, /^contained: nothing of tree \d+ leaks/m);
+});
 
 /** Every number of every object: those that leak as expected, and all others without anything hidden. */
 function assertLeaks(report: LeakReport, expected: readonly Expected[]): void {

@@ -5,17 +5,23 @@ import fc from 'fast-check';
 import { ProcFormatError } from '../../src/errors.js';
 import { parseFdinfo } from '../../src/procfs/fdinfo.js';
 import { LIMIT_NAMES, parseLimits, RLIM_INFINITY } from '../../src/procfs/limits.js';
+import { parseLocks } from '../../src/procfs/locks.js';
 import { readProc } from '../../src/procfs/read.js';
-import { parseMappings } from '../../src/procfs/smaps.js';
+import { parseMappings, parseRunningMappings } from '../../src/procfs/smaps.js';
 import { parseStat } from '../../src/procfs/stat.js';
 import { parseStatus } from '../../src/procfs/status.js';
+import { parseMessageQueues, parseSegments, parseSemaphores } from '../../src/procfs/sysvipc.js';
 import { listTree } from '../../src/procfs/tree.js';
 
 const PARSERS: Readonly<Record<string, { parse: (text: string) => unknown; sample: () => string }>> = {
   stat: { parse: parseStat, sample: () => readProc('/proc/self/stat') },
   status: { parse: parseStatus, sample: () => readProc('/proc/self/status') },
-  smaps: { parse: parseMappings, sample: () => readProc('/proc/self/smaps') },
-  maps: { parse: parseMappings, sample: () => readProc('/proc/self/maps') },
+  smaps: { parse: parseRunningMappings, sample: () => readProc('/proc/self/smaps') },
+  maps: { parse: parseRunningMappings, sample: () => readProc('/proc/self/maps') },
+  locks: { parse: parseLocks, sample: () => readProc('/proc/locks') },
+  shm: { parse: parseSegments, sample: () => readProc('/proc/sysvipc/shm') },
+  sem: { parse: parseSemaphores, sample: () => readProc('/proc/sysvipc/sem') },
+  msg: { parse: parseMessageQueues, sample: () => readProc('/proc/sysvipc/msg') },
   fdinfo: { parse: parseFdinfo, sample: () => readProc('/proc/self/fdinfo/0') },
   limits: { parse: parseLimits, sample: () => readProc('/proc/self/limits') },
 };
@@ -125,4 +131,31 @@ test('the tree of this process has its threads', () => {
   assert.equal(self?.pid, process.pid);
   assert.equal(self?.threads[0], process.pid);
   assert.equal(self?.threads.length, readdirSync('/proc/self/task').length);
+});
+
+test('locks: who holds, who waits, and for what', () => {
+  const text = `1: POSIX  ADVISORY  WRITE 120 08:01:77 0 EOF
+1: -> POSIX  ADVISORY  WRITE 121 08:01:77 0 EOF
+2: OFDLCK ADVISORY  READ  -1 00:2a:5 0 9
+`;
+  assert.deepEqual(parseLocks(text), [
+    { id: 1, waits: false, pid: 120, inode: '08:01:77' },
+    { id: 1, waits: true, pid: 121, inode: '08:01:77' },
+    { id: 2, waits: false, pid: -1, inode: '00:2a:5' },
+  ]);
+});
+
+test('sysvipc: columns are found by their names', () => {
+  const text = `       key      shmid perms                  size  cpid  lpid nattch
+         1         32   600                  4096    10    11      3
+`;
+  assert.deepEqual(parseSegments(text), [{ id: 32, attachments: 3 }]);
+  assert.throws(() => parseSegments(text.replace('nattch', 'other')), ProcFormatError);
+});
+
+test('maps of a process that runs may be out of order', () => {
+  const text = `2000-3000 rw-p 00000000 00:00 0
+1000-2000 rw-p 00000000 00:00 0
+`;
+  assert.equal(parseRunningMappings(text).length, 2);
 });

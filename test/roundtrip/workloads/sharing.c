@@ -159,7 +159,15 @@ int main(int argc, char **argv) {
     must(file, "msgget");
   }
   if (is("terminal")) must(openpty(&fds[0], &fds[1], NULL, NULL, NULL), "openpty");
-  if (is("uts") && !own) must(unshare(CLONE_NEWUTS), "unshare");
+  // Both are in it; one with its own enters it later.
+  int space = is("uts")      ? CLONE_NEWUTS
+              : is("ipc")    ? CLONE_NEWIPC
+              : is("net")    ? CLONE_NEWNET
+              : is("mnt")    ? CLONE_NEWNS
+              : is("cgroup") ? CLONE_NEWCGROUP
+              : is("user")   ? CLONE_NEWUSER
+                             : 0;
+  if (space != 0 && !own) must(unshare(space), "unshare");
   if (is("keyring") && !own) must(syscall(SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, NULL), "keyctl");
 
   int flags = 0;
@@ -221,7 +229,7 @@ int main(int argc, char **argv) {
       }
       waitpid(between, NULL, 0);
     }
-    if (is("uts") && own) must(unshare(CLONE_NEWUTS), "unshare");
+    if (space != 0 && own) must(unshare(space), "unshare");
     if (is("pipe") && !own) close(fds[1]);
     if (is("unix") && !own) close(fds[1]);
     if (is("memfd")) {
