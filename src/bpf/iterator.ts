@@ -38,7 +38,8 @@ const MIN_ROOM = 1 << 15;
 export class KernelIterator implements Disposable {
   private constructor(
     private readonly name: string,
-    private readonly linkFd: number,
+    /** The descriptor that keeps the program attached; nobody else has it. */
+    readonly linkFd: number,
   ) {}
 
   /**

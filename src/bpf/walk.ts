@@ -45,6 +45,11 @@ export class Walker {
     return this.triedInFlight && this.inFlight === undefined;
   }
 
+  /** A descriptor of this process whose open file has exactly one reference: what it is counted as tells of all. */
+  get yardstick(): number {
+    return this.tasks.iterator.linkFd;
+  }
+
   /** Few machines have descriptors in flight, and the program is long: it is loaded when there are any. */
   private loadInFlight(): LoadedProgram<InFlightColumn> | undefined {
     if (!this.triedInFlight) {
@@ -117,7 +122,7 @@ function hasAny(rows: Rows<FileColumn>, column: (row: number) => number): boolea
 }
 
 class LoadedProgram<Column extends string> {
-  private readonly iterator: KernelIterator;
+  readonly iterator: KernelIterator;
 
   constructor(
     name: string,
