@@ -1,5 +1,6 @@
 import { closeSync, existsSync, openSync, readdirSync } from 'node:fs';
 import { release } from 'node:os';
+import { Walker } from './bpf/walk.js';
 import { hasCapability } from './objects/privileges.js';
 import { readVdso } from './objects/vdso.js';
 import { nr } from './sys/arch/index.js';
@@ -115,6 +116,11 @@ const FEATURES: readonly Feature[] = [
     name: 'PAGEMAP_SCAN',
     test: canScanPagemap,
     without: 'pages are found by reading /proc/PID/pagemap, which takes longer (Linux 6.7 has it)',
+  },
+  {
+    name: 'BPF iterators and BTF',
+    test: () => succeeds(() => Walker.load()),
+    without: "leaks are found by what /proc shows, without the kernel's counts (CAP_BPF, CAP_PERFMON)",
   },
   {
     name: 'vdso',

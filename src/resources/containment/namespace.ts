@@ -2,15 +2,17 @@ import type { NamespaceKind } from '../../bpf/taskProgram.js';
 import type { CensusTask, Identity } from '../../objects/census.js';
 import type { SharedKind, SharedObject, SharedObjects } from '../../objects/sharedObjects.js';
 
+const FILES = 'open and mounted files of /proc/PID/ns are counted with it';
+
 /** What else holds namespaces of a kind, so that their count says nothing about tasks. */
 const UNCOUNTED: Readonly<Record<NamespaceKind, string>> = {
-  uts: 'open and mounted /proc/PID/ns/uts files are counted with it',
-  ipc: 'open and mounted /proc/PID/ns/ipc files are counted with it',
-  mnt: 'open and mounted /proc/PID/ns/mnt files are counted with it',
+  uts: FILES,
+  ipc: FILES,
+  mnt: FILES,
   pid: 'its count has every pid in it',
   net: 'its count has sockets and devices in it',
-  cgroup: 'open and mounted /proc/PID/ns/cgroup files are counted with it',
-  time: 'open and mounted /proc/PID/ns/time files are counted with it',
+  cgroup: FILES,
+  time: FILES,
   user: 'its count has credentials and all namespaces below in it',
 };
 
