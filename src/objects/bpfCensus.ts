@@ -152,6 +152,7 @@ class BpfCensus implements Census {
     const processGroup = rows.u32('group');
     const session = rows.u32('session');
     const comm = rows.text('comm', COMM_LENGTH);
+    const credentials = rows.key('cred');
     const keyring = rows.key('keyring');
     const structures = STRUCTURE_COLUMNS.map(
       ([kind, column, count]) =>
@@ -194,6 +195,7 @@ class BpfCensus implements Census {
         dead: exitState(row) !== 0,
         structures: own,
         namespaces: spaces,
+        credentials: credentials(row) || undefined,
         keyring: keyring(row) || undefined,
       });
     }

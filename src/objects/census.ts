@@ -32,6 +32,7 @@ export interface CensusTask {
   readonly dead: boolean;
   readonly structures: Readonly<Partial<Record<StructureKind, Counted>>>;
   readonly namespaces: Readonly<Partial<Record<NamespaceKind, CensusNamespace>>>;
+  readonly credentials: Identity | undefined;
   /** Its session keyring. */
   readonly keyring: Identity | undefined;
 }

@@ -260,6 +260,7 @@ function readTasks(): CensusTask[] {
       dead,
       structures,
       namespaces: readNamespaces(pid),
+      credentials: undefined,
       keyring: undefined,
     });
   }

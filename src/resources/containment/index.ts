@@ -1,10 +1,10 @@
 import { NAMESPACES } from '../../bpf/taskProgram.js';
 import { STRUCTURES } from '../../objects/census.js';
 import type { SharedKind } from '../../objects/sharedObjects.js';
+import { credentials, keyring } from './credentials.js';
 import { file } from './file.js';
 import { fileLock } from './fileLock.js';
 import { futex } from './futex.js';
-import { keyring } from './keyring.js';
 import { namespace } from './namespace.js';
 import { pipe } from './pipe.js';
 import { parent, tracer } from './relations.js';
@@ -32,6 +32,7 @@ export const sharedKinds: readonly SharedKind[] = [
   parent,
   fileLock,
   futex,
+  credentials,
   keyring,
   ...NAMESPACES.map(namespace),
 ];
