@@ -1,5 +1,6 @@
 import { readFileSync } from 'node:fs';
 import { KernelTypesError } from '../errors.js';
+import { mapFile } from '../sys/files.js';
 
 /** Where a member lies in its structure. */
 export interface Member {
@@ -40,23 +41,39 @@ const ITERATOR_PREFIX = 'bpf_iter_';
 const LETTER_B = 0x62;
 const LETTER_I = 0x69;
 
+/** What is looked for in a kernel's types. */
+export interface WantedTypes {
+  readonly structures: readonly string[];
+  readonly iterators: readonly string[];
+}
+
 /**
  * The types of a kernel: where the members of its structures lie. Only what is asked for is read: a kernel
  * has 130,000 types.
  */
 export class KernelTypes {
   private readonly words: Uint32Array;
-  private readonly strings: Buffer;
-  /** Word index of each type, by id. */
+  private readonly strings: Uint8Array;
+  /** Word index of each type, by id, as far as they were gone through. */
   private readonly types: Uint32Array;
+  private count = 1;
+  private at = 0;
+  /** How much of what is wanted was not met yet. */
+  private awaited: number;
+  /** By their first characters names are told apart before they are read. */
+  private readonly first = new Uint8Array(256);
+  private readonly keys = new Set<number>();
   private readonly structures = new Map<string, number>();
   private readonly iterators = new Map<string, number>();
 
   /**
-   * Parses BTF data in this machine's byte order, to find members of the structures that are named.
+   * Parses BTF data in this machine's byte order, to find members of the structures that are wanted.
    * Throws KernelTypesError.
    */
-  constructor(data: Buffer, wanted: readonly string[]) {
+  constructor(
+    data: Buffer,
+    private readonly wanted: WantedTypes,
+  ) {
     if (data.length < HEADER_SIZE || data.readUInt16LE(0) !== MAGIC) throw malformed('no BTF header');
     const headerSize = data.readUInt32LE(4);
     const typesStart = headerSize + data.readUInt32LE(8);
@@ -70,7 +87,13 @@ export class KernelTypes {
     const aligned = data.byteOffset % 4 === 0 ? data : Buffer.from(Uint8Array.from(data).buffer);
     this.words = new Uint32Array(aligned.buffer, aligned.byteOffset + typesStart, typesSize / 4);
     this.strings = data.subarray(stringsStart, stringsStart + stringsSize);
-    this.types = this.index(wanted);
+    this.types = new Uint32Array(this.words.length / 3 + 2);
+    for (const name of wanted.structures) {
+      this.first[name.charCodeAt(0)] = 1;
+      this.keys.add(keyOf(Buffer.from(`${name}\0\0\0`), 0));
+    }
+    this.awaited = new Set(wanted.structures).size + new Set(wanted.iterators).size;
+    this.advance(0);
   }
 
   /** Whether the kernel has an iterator of that name, such as `task_file`; its BTF id, or undefined. */
@@ -100,20 +123,11 @@ export class KernelTypes {
     return id === undefined ? undefined : this.sizeOf(id);
   }
 
-  /** Goes through all types once. */
-  private index(wanted: readonly string[]): Uint32Array {
-    const { words, strings } = this;
-    const types = new Uint32Array(words.length / 3 + 2);
-    // Names are told apart by their first characters before they are read.
-    const first = new Uint8Array(256);
-    const keys = new Set<number>();
-    for (const name of wanted) {
-      first[name.charCodeAt(0)] = 1;
-      keys.add(keyOf(Buffer.from(`${name}\0\0\0`), 0));
-    }
-    let count = 1;
-    let at = 0;
-    while (at < words.length) {
+  /** Goes on through the types until all that is wanted was met, and the type `least` as well. */
+  private advance(least: number): void {
+    const { words, strings, types, first, keys } = this;
+    let { count, at } = this;
+    while (at < words.length && (this.awaited > 0 || count <= least)) {
       const info = words[at + 1] as number;
       const own = (info >>> 24) & 31;
       types[count] = at;
@@ -130,21 +144,33 @@ export class KernelTypes {
       at += 3 + (FIXED_WORDS[own] as number) + (WORDS_EACH[own] as number) * (info & 0xffff);
       count++;
     }
-    return types.subarray(0, count);
+    this.count = count;
+    this.at = at;
+  }
+
+  /** The word index of a type; undefined where there is none. */
+  private typeAt(id: number): number | undefined {
+    if (id >= this.count) this.advance(id);
+    return id > 0 && id < this.count ? this.types[id] : undefined;
   }
 
   private addStructure(name: string, id: number): void {
-    if (!this.structures.has(name)) this.structures.set(name, id);
+    if (this.structures.has(name)) return;
+    this.structures.set(name, id);
+    if (this.wanted.structures.includes(name)) this.awaited--;
   }
 
   private addIterator(name: string, id: number): void {
-    if (name.startsWith(ITERATOR_PREFIX)) this.iterators.set(name.slice(ITERATOR_PREFIX.length), id);
+    const iterator = name.slice(ITERATOR_PREFIX.length);
+    if (!name.startsWith(ITERATOR_PREFIX) || this.iterators.has(iterator)) return;
+    this.iterators.set(iterator, id);
+    if (this.wanted.iterators.includes(iterator)) this.awaited--;
   }
 
   /** A member of a structure or union, also of those without a name inside it. */
   private memberOf(id: number, wanted: string, depth = 0): { offset: number; type: number } | undefined {
     if (depth > MAX_DEPTH) throw malformed(`structure ${id} holds itself`);
-    const start = this.types[this.strip(id)];
+    const start = this.typeAt(this.strip(id));
     if (start === undefined) return undefined;
     const { words } = this;
     const info = words[start + 1] as number;
@@ -166,7 +192,7 @@ export class KernelTypes {
 
   private sizeOf(id: number, depth = 0): number {
     if (depth > MAX_DEPTH) throw malformed(`type ${id} holds itself`);
-    const at = this.types[this.strip(id)];
+    const at = this.typeAt(this.strip(id));
     if (at === undefined) return 0;
     switch (((this.words[at + 1] as number) >>> 24) & 31) {
       case kind.INT:
@@ -185,9 +211,9 @@ export class KernelTypes {
   }
 
   private structureName(id: number): string | undefined {
-    let at = this.types[this.strip(id)];
+    let at = this.typeAt(this.strip(id));
     if (at !== undefined && (((this.words[at + 1] as number) >>> 24) & 31) === kind.PTR) {
-      at = this.types[this.strip(this.words[at + 2] as number)];
+      at = this.typeAt(this.strip(this.words[at + 2] as number));
     }
     if (at === undefined || (((this.words[at + 1] as number) >>> 24) & 31) !== kind.STRUCT) return undefined;
     return this.text(this.words[at] as number);
@@ -196,7 +222,7 @@ export class KernelTypes {
   private strip(id: number): number {
     let current = id;
     for (let depth = 0; depth < MAX_DEPTH; depth++) {
-      const at = this.types[current];
+      const at = this.typeAt(current);
       if (at === undefined || current === 0) return current;
       if (!TRANSPARENT.has(((this.words[at + 1] as number) >>> 24) & 31)) return current;
       current = this.words[at + 2] as number;
@@ -212,15 +238,17 @@ export class KernelTypes {
   }
 
   private text(at: number): string {
-    return this.strings.toString('latin1', at, this.strings.indexOf(0, at));
+    let text = '';
+    for (let i = at; this.strings[i]; i++) text += String.fromCharCode(this.strings[i] as number);
+    return text;
   }
 }
 
 /** The running kernel's types. Throws KernelTypesError where it has none to read. */
-export function readKernelTypes(wanted: readonly string[]): KernelTypes {
+export function readKernelTypes(wanted: WantedTypes): KernelTypes {
   let data: Buffer;
   try {
-    data = readFileSync(VMLINUX);
+    data = mapFile(VMLINUX) ?? readFileSync(VMLINUX);
   } catch (cause) {
     throw new KernelTypesError(`${VMLINUX} can't be read`, {
       reason: cause instanceof Error ? cause.message : String(cause),

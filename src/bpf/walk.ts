@@ -75,12 +75,10 @@ export class Walker {
   }
 
   private static create(): Walker {
-    const types = readKernelTypes([
-      ...TASK_STRUCTURES,
-      ...FILE_STRUCTURES,
-      ...MAPPING_STRUCTURES,
-      ...IN_FLIGHT_STRUCTURES,
-    ]);
+    const types = readKernelTypes({
+      structures: [...TASK_STRUCTURES, ...FILE_STRUCTURES, ...MAPPING_STRUCTURES, ...IN_FLIGHT_STRUCTURES],
+      iterators: ['task', 'task_file', 'task_vma'],
+    });
     const missing = new Map<TaskColumn | FileColumn | MappingColumn, string>();
     const load = <Column extends TaskColumn | FileColumn | MappingColumn>(
       iterator: string,

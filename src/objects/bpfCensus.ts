@@ -1,41 +1,26 @@
 import { IN_FLIGHT_LIMITS } from '../bpf/inFlightProgram.js';
-import { NAMESPACES, type NamespaceKind } from '../bpf/taskProgram.js';
+import { NAMESPACES } from '../bpf/taskProgram.js';
 import { type Walk, Walker } from '../bpf/walk.js';
-import { PF_KTHREAD } from '../sys/uapi.js';
-import type {
-  Census,
-  CensusExecutable,
-  CensusFile,
-  CensusInFlight,
-  CensusMapping,
-  CensusNamespace,
-  CensusSlot,
-  CensusTaker,
-  CensusTask,
-  Counted,
-  Identity,
-  NotVerified,
-  StructureKind,
+import { readTasks } from './bpfTasks.js';
+import {
+  type Census,
+  type CensusExecutable,
+  type CensusFile,
+  type CensusInFlight,
+  type CensusMapping,
+  type CensusSlot,
+  type CensusTaker,
+  type CensusTask,
+  type Identity,
+  isSharedMemory,
+  type NotVerified,
 } from './census.js';
 
 /** Of linux/mm.h. */
 const VM_SHARED = 0x8;
 const VM_MAYWRITE = 0x20;
-/** Of linux/magic.h. */
-export const TMPFS_MAGIC = 0x0102_1994;
-const HUGETLBFS_MAGIC = 0x9584_58f6;
 /** `bpf_iter_task_file` holds one while it shows a file. */
 const ITERATOR_REFERENCE = 1;
-const COMM_LENGTH = 16;
-
-const STRUCTURE_COLUMNS = [
-  ['filesStruct', 'files', 'filesCount'],
-  ['fs', 'fs', 'fsUsers'],
-  ['mm', 'mm', 'mmUsers'],
-  ['sighand', 'sighand', 'sighandCount'],
-  ['signal', 'signal', 'signalThreads'],
-  ['nsproxy', 'nsproxy', 'nsproxyCount'],
-] as const;
 
 /** Takes censuses with BPF iterators: identities and counts are the kernel's own. */
 export class BpfCensusTaker implements CensusTaker {
@@ -82,6 +67,9 @@ class BpfCensus implements Census {
   private readonly walk: Walk;
   /** Whether this kernel counts references to open files as it is known to. */
   private readonly countsFiles: boolean;
+  /** Files, pipes, terminals, sockets and memory of what is inside: their addresses tell them apart. */
+  private readonly related = new Set<number>();
+  private selected: readonly Buffer[] | undefined;
 
   constructor(
     private readonly walker: Walker,
@@ -91,24 +79,8 @@ class BpfCensus implements Census {
     this.walk = walker.walk();
     const measured = this.measureYardstick();
     this.countsFiles = measured === 1;
-    this.notVerified = [
-      ...(this.countsFiles
-        ? []
-        : [
-            {
-              kind: 'file',
-              reason: `an open file of Stasis itself with one reference was counted as ${measured}: this kernel counts otherwise than known`,
-            },
-          ]),
-      ...[...walker.missing].map(([column, member]) => ({
-        kind: column,
-        reason: `this kernel has no ${member}`,
-      })),
-      ...(walker.missesInFlight
-        ? [{ kind: 'file', reason: 'descriptors in flight are counted, but not attributed, on this kernel' }]
-        : []),
-    ];
-    this.tasks = this.readTasks();
+    this.notVerified = this.whatIsMissing(measured);
+    this.tasks = readTasks(this.walk.tasks, (column) => this.known(column));
     this.inside = chooseInside(this.tasks);
     this.readSlots();
     this.readMappings();
@@ -116,11 +88,26 @@ class BpfCensus implements Census {
     this.inFlight = readInFlight(this.walk.inFlight, this.walker.fileCountBias);
   }
 
-  private selected: readonly Buffer[] | undefined;
-
+  /** The rows of processes inside. */
   get rows(): readonly Buffer[] {
     this.selected ??= insideRows(this.walk, this.inside);
     return this.selected;
+  }
+
+  private whatIsMissing(measured: number | undefined): NotVerified[] {
+    const missing = [...this.walker.missing].map(([column, member]) => ({
+      kind: column as string,
+      reason: `this kernel has no ${member}`,
+    }));
+    if (!this.countsFiles) {
+      const reason = `an open file of Stasis itself with one reference was counted as ${measured}: this kernel counts otherwise than known`;
+      missing.push({ kind: 'file', reason });
+    }
+    if (this.walker.missesInFlight) {
+      const reason = 'descriptors in flight are counted, but not attributed, on this kernel';
+      missing.push({ kind: 'file', reason });
+    }
+    return missing;
   }
 
   /** How often the yardstick's file is counted; 1 also where this process is not among the tasks that are seen. */
@@ -140,68 +127,6 @@ class BpfCensus implements Census {
     return !this.walker.missing.has(column);
   }
 
-  private readTasks(): CensusTask[] {
-    const rows = this.walk.tasks;
-    const tid = rows.u32('tid');
-    const pid = rows.u32('tgid');
-    const parent = rows.u32('parent');
-    const tracer = rows.u32('tracer');
-    const ptrace = rows.u32('ptrace');
-    const exitState = rows.u32('exitState');
-    const flags = rows.u32('flags');
-    const processGroup = rows.u32('group');
-    const session = rows.u32('session');
-    const comm = rows.text('comm', COMM_LENGTH);
-    const credentials = rows.key('cred');
-    const keyring = rows.key('keyring');
-    const structures = STRUCTURE_COLUMNS.map(
-      ([kind, column, count]) =>
-        [kind, rows.key(column), this.known(count) ? rows.s32(count) : undefined] as const,
-    );
-    const namespaces = NAMESPACES.map(
-      (kind) =>
-        [
-          kind,
-          rows.key(`${kind}Ns`),
-          rows.u32(`${kind}Inum`),
-          this.known(`${kind}Count`) ? rows.s32(`${kind}Count`) : undefined,
-        ] as const,
-    );
-    const tasks: CensusTask[] = [];
-    let spaces: Partial<Record<NamespaceKind, CensusNamespace>> = {};
-    for (let row = 0; row < rows.count; row++) {
-      if ((flags(row) & PF_KTHREAD) !== 0) continue;
-      const own: Partial<Record<StructureKind, Counted>> = {};
-      for (const [kind, identity, count] of structures) {
-        const key = identity(row);
-        if (key !== 0) own[kind] = { identity: key, count: count?.(row) };
-      }
-      // Most tasks have the same namespaces as the one before.
-      if (namespaces.some(([kind, identity]) => identity(row) !== (spaces[kind]?.identity ?? 0))) {
-        spaces = {};
-        for (const [kind, identity, inum, count] of namespaces) {
-          const key = identity(row);
-          if (key !== 0) spaces[kind] = { identity: key, inum: inum(row), count: count?.(row) };
-        }
-      }
-      tasks.push({
-        tid: tid(row),
-        pid: pid(row),
-        comm: comm(row),
-        parent: parent(row),
-        tracer: ptrace(row) === 0 ? 0 : tracer(row),
-        session: session(row),
-        processGroup: processGroup(row),
-        dead: exitState(row) !== 0,
-        structures: own,
-        namespaces: spaces,
-        credentials: credentials(row) || undefined,
-        keyring: keyring(row) || undefined,
-      });
-    }
-    return tasks;
-  }
-
   private readSlots(): void {
     const rows = this.walk.files;
     const pid = rows.u32('tgid');
@@ -214,8 +139,7 @@ class BpfCensus implements Census {
     const peerListener = rows.key('peerListener');
     const inode = rows.key('inode');
     const inFlight = rows.u32('fdsInFlight');
-    /** Objects of what is inside, of all kinds: addresses tell them apart. */
-    const related = new Set<number>();
+    const { related } = this;
     for (let row = 0; row < rows.count; row++) {
       if (!this.inside.has(pid(row))) continue;
       for (const key of [file(row), pipe(row), tty(row), ttyLink(row), sock(row), peer(row)]) {
@@ -223,7 +147,7 @@ class BpfCensus implements Census {
       }
       if (isSharedMemory(rows.u32('magic')(row))) related.add(inode(row));
     }
-    this.relateMappings(related);
+    this.relateMappings();
     for (let row = 0; row < rows.count; row++) {
       const isCarrier = inFlight(row) > 0;
       const isRelated =
@@ -241,12 +165,10 @@ class BpfCensus implements Census {
       if (isCarrier) this.carriers.push(slot);
       if (isRelated) this.slots.push(slot);
     }
-    this.related = related;
   }
 
-  private related: Set<number> = new Set();
-
-  private relateMappings(related: Set<number>): void {
+  private relateMappings(): void {
+    const { related } = this;
     const rows = this.walk.mappings;
     const pid = rows.u32('tgid');
     const file = rows.key('file');
@@ -461,9 +383,4 @@ function deviceNumber(kernel: number): number {
   const major = kernel >>> 20;
   const minor = kernel & 0xf_ffff;
   return major * 0x100 + minor;
-}
-
-/** Whether files on a file system of that kind are memory. */
-export function isSharedMemory(magic: number): boolean {
-  return magic === TMPFS_MAGIC || magic === HUGETLBFS_MAGIC;
 }

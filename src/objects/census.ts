@@ -174,3 +174,12 @@ export function descendants(root: number, tasks: readonly CensusTask[]): Readonl
   for (const pid of inside) for (const child of children.get(pid) ?? []) inside.add(child);
   return inside;
 }
+
+/** Of linux/magic.h. */
+export const TMPFS_MAGIC = 0x0102_1994;
+const HUGETLBFS_MAGIC = 0x9584_58f6;
+
+/** Whether files on a file system of that kind are memory. */
+export function isSharedMemory(magic: number): boolean {
+  return magic === TMPFS_MAGIC || magic === HUGETLBFS_MAGIC;
+}

@@ -8,7 +8,6 @@ import { parseStat } from '../procfs/stat.js';
 import { tryReadFile, tryReadLink } from '../sys/files.js';
 import { kcmpType, open, PF_KTHREAD } from '../sys/uapi.js';
 import { listUnixSockets, type UnixSocketRow } from '../sys/unixDiag.js';
-import { TMPFS_MAGIC } from './bpfCensus.js';
 import type {
   Census,
   CensusFile,
@@ -22,6 +21,7 @@ import type {
   NotVerified,
   StructureKind,
 } from './census.js';
+import { TMPFS_MAGIC } from './census.js';
 import { KcmpIndex } from './kcmpIndex.js';
 
 /** Of linux/major.h: pseudoterminals' sides that programs use. */

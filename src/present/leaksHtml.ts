@@ -52,15 +52,21 @@ export function leaksHtml(report: LeakReport): string {
 `;
 }
 
-function tree(report: LeakReport): string {
-  const inside = new Set(report.processes.map(({ pid }) => pid));
+function tree({ processes }: LeakReport): string {
+  const inside = new Set(processes.map(({ pid }) => pid));
+  const children = new Map<number, LeakReport['processes'][number][]>();
+  for (const process of processes) {
+    const parent = inside.has(process.parent) && process.parent !== process.pid ? process.parent : 0;
+    const known = children.get(parent);
+    if (known === undefined) children.set(parent, [process]);
+    else known.push(process);
+  }
   const below = (parent: number): string =>
-    report.processes
-      .filter((process) => (inside.has(process.parent) ? process.parent : 0) === parent)
+    (children.get(parent) ?? [])
       .map(({ pid, comm, threads }) => {
-        const children = pid === parent ? '' : below(pid);
         const more = threads > 1 ? `, ${threads} threads` : '';
-        return `<li><b>${pid}</b> ${escapeText(comm)}${more}${children === '' ? '' : `<ul>${children}</ul>`}</li>`;
+        const inner = children.has(pid) ? `<ul>${below(pid)}</ul>` : '';
+        return `<li><b>${pid}</b> ${escapeText(comm)}${more}${inner}</li>`;
       })
       .join('');
   return below(0);

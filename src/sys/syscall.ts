@@ -15,6 +15,11 @@ export function addressOf(buffer: Uint8Array): bigint {
   return koffi.address(buffer);
 }
 
+/** Memory of this process at an address, without a copy. */
+export function viewMemory(address: bigint, length: number): ArrayBuffer {
+  return koffi.view(address, length);
+}
+
 function lower(argument: SyscallArgument | undefined): number | bigint {
   if (argument === undefined) return 0;
   return argument instanceof Uint8Array ? koffi.address(argument) : argument;

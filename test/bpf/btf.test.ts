@@ -8,7 +8,8 @@ import { cloneArgs, iovec } from '../../src/sys/structs.js';
 
 const VMLINUX = '/sys/kernel/btf/vmlinux';
 const skip = existsSync(VMLINUX) ? false : `there is no ${VMLINUX}`;
-const WANTED = ['clone_args', 'iovec', 'file', 'task_struct', 'mm_struct', 'unix_sock'];
+const STRUCTURES = ['clone_args', 'iovec', 'file', 'task_struct', 'mm_struct', 'unix_sock'];
+const WANTED = { structures: STRUCTURES, iterators: ['task', 'task_file'] };
 
 test('members lie where the headers have them', { skip }, () => {
   const types = readKernelTypes(WANTED);
@@ -40,7 +41,7 @@ test('any other data is refused, and never anything else happens', { skip }, () 
   const refusedOrRead = (data: Buffer): void => {
     try {
       const types = new KernelTypes(data, WANTED);
-      for (const structure of WANTED) types.findMember(structure, 'f_ref');
+      for (const structure of STRUCTURES) types.findMember(structure, 'f_ref');
     } catch (error) {
       if (!(error instanceof KernelTypesError)) throw error;
     }

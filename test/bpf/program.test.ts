@@ -38,7 +38,7 @@ test('labels are placed once, and exist', () => {
 });
 
 test('a program runs in the kernel, and its rows come back', { skip: skipUnlessRoot }, () => {
-  const types = readKernelTypes(['task_struct']);
+  const types = readKernelTypes({ structures: ['task_struct'], iterators: ['task'] });
   const layout = new RowLayout(['pid', 'constant', 'comm', 'comm8', 'nothing']);
   const program = new RowProgram(types, layout);
   program.context('r7', 8);

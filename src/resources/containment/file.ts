@@ -1,5 +1,5 @@
-import { isSharedMemory } from '../../objects/bpfCensus.js';
 import type { CensusFile, CensusMapping, Identity } from '../../objects/census.js';
+import { isSharedMemory } from '../../objects/census.js';
 import type { SharedKind, SharedObject, SharedObjects, Side } from '../../objects/sharedObjects.js';
 import { tryReadLink } from '../../sys/files.js';
 import { open } from '../../sys/uapi.js';

@@ -1,5 +1,5 @@
-import { isSharedMemory } from '../../objects/bpfCensus.js';
 import type { Identity } from '../../objects/census.js';
+import { isSharedMemory } from '../../objects/census.js';
 import type { Place, SharedKind } from '../../objects/sharedObjects.js';
 import { fileName, filesOf, rangeText } from './file.js';
 import { socketsWithDescriptors } from './hidden.js';

@@ -1,6 +1,6 @@
 import { closeSync, openSync } from 'node:fs';
-import { isSharedMemory } from '../../objects/bpfCensus.js';
 import type { CensusMapping } from '../../objects/census.js';
+import { isSharedMemory } from '../../objects/census.js';
 import type { SharedKind, SharedObjects } from '../../objects/sharedObjects.js';
 import { readProc } from '../../procfs/read.js';
 import {
