@@ -15,7 +15,7 @@ import { readVdso } from './objects/vdso.js';
 import { readProc } from './procfs/read.js';
 import { parseStatus } from './procfs/status.js';
 import { Containment } from './resources/containment/containment.js';
-import { blocking, LeakPolicy } from './resources/containment/judge.js';
+import { blocking, type Findings, LeakPolicy } from './resources/containment/judge.js';
 import { lookAtRunning } from './resources/containment/running.js';
 import { TreeCheckpoint } from './resources/tree/checkpoint.js';
 import { PAGE_SIZE } from './sys/uapi.js';
@@ -83,21 +83,14 @@ export async function checkpoint(pid: number, options: CheckpointOptions): Promi
     });
   }
   const mode = options.leaks ?? (container ? 'refuse' : 'report');
-  const policy = new LeakPolicy(options.allowLeaks ?? []);
-  const taker =
-    mode === 'ignore' ? undefined : steps.run('prepare', () => makeCensusTaker(options.leakMethod ?? 'auto'));
-  // What is only reported is looked for while the tree runs: it is held no longer for that.
-  const proven = mode === 'refuse' || policy.allowsAny;
-  const containment = taker && proven ? new Containment(taker, pid, policy) : undefined;
-  const seen = taker && !proven ? (await lookAtRunning(taker, pid, policy, steps)).findings : undefined;
+  const border = mode === 'ignore' ? undefined : await approach(pid, mode, options, steps);
   using output =
     typeof options.output === 'number'
       ? ImageOutput.descriptor(options.output, `descriptor ${options.output}`)
       : ImageOutput.file(options.output, options.force === true);
   await using writer = new ImageWriter(output.fd, output.name);
   try {
-    const report = await saveTree(pid, options, steps, writer, output, containment, mode === 'refuse');
-    return seen === undefined ? report : { ...report, leaks: seen.leaks, notVerified: seen.notVerified };
+    return await saveTree(pid, options, steps, writer, output, border);
   } catch (error) {
     // Whoever reads a stream learns why it ends. A file is not there at all.
     if (typeof options.output === 'number' && error instanceof StasisError && error.code !== 'ERR_OUTPUT') {
@@ -111,36 +104,65 @@ export async function checkpoint(pid: number, options: CheckpointOptions): Promi
   }
 }
 
+/** What is to be known of the border between the tree and the outside. */
+interface Border {
+  readonly containment: Containment;
+  /** Whether the held tree is compared with the kernel's counts. */
+  readonly proven: boolean;
+  /** Whether leaks refuse the checkpoint. */
+  readonly refuses: boolean;
+  /** What was found while the tree ran; undefined where it will be proven. */
+  readonly seen: Findings | undefined;
+}
+
+/**
+ * Prepares for looking at the held tree. Leaks that are only reported are looked for now, while it runs: it is
+ * held no longer for that.
+ */
+async function approach(
+  pid: number,
+  mode: 'refuse' | 'report',
+  options: CheckpointOptions,
+  steps: Steps,
+): Promise<Border> {
+  const policy = new LeakPolicy(options.allowLeaks ?? []);
+  const taker = steps.run('prepare', () => makeCensusTaker(options.leakMethod ?? 'auto'));
+  const refuses = mode === 'refuse';
+  const proven = refuses || policy.allowsAny;
+  const seen = proven ? undefined : (await lookAtRunning(taker, pid, policy, steps)).findings;
+  return { containment: new Containment(taker, pid, policy), proven, refuses, seen };
+}
+
 async function saveTree(
   pid: number,
   options: CheckpointOptions,
   steps: Steps,
   writer: ImageWriter,
   output: ImageOutput,
-  containment: Containment | undefined,
-  refuseLeaks: boolean,
+  border: Border | undefined,
 ): Promise<CheckpointReport> {
   writeHeader(pid, options, writer);
   steps.run('rehearse', () => {
     rehearseReading(pid);
-    containment?.rehearse();
+    if (border?.proven) border.containment.rehearse();
   });
   const heldAt = performance.now();
   const timeoutMs = options.timeoutMs ?? DEFAULT_TIMEOUT_MS;
   using frozen = new FrozenTree(pid, { timeoutMs });
   steps.run('freeze', () => frozen.freeze());
-  using tree = new TreeCheckpoint(frozen, containment);
+  using tree = new TreeCheckpoint(frozen, border?.containment);
   steps.run('collect', () => tree.collect());
-  const leaks = containment === undefined ? [] : [...steps.run('compare', () => containment.compare()).leaks];
+  const found = border?.proven ? steps.run('compare', () => border.containment.compare()) : border?.seen;
+  const leaks = [...(found?.leaks ?? [])];
   const obstacles: Obstacle[] = steps.run('examine', () => tree.refuse());
-  const refused = refuseLeaks ? blocking({ leaks }) : [];
+  const refused = border?.refuses ? blocking({ leaks }) : [];
   if (refused.length > 0) throw new LeakError(refused, obstacles);
   if (obstacles.length > 0) throw new UnsupportedError(obstacles);
   /** What changed since it was collected, though nothing inside ran. */
   const prove = (step: string): void => {
-    if (containment === undefined) return;
-    const changes = steps.run('prove', () => containment.changes(step));
-    if (refuseLeaks && changes.length > 0) throw new LeakError(changes);
+    if (!border?.proven) return;
+    const changes = steps.run('prove', () => border.containment.changes(step));
+    if (border.refuses && changes.length > 0) throw new LeakError(changes);
     leaks.push(...changes);
   };
   steps.run('ask', () => tree.ask());
@@ -164,7 +186,7 @@ async function saveTree(
     bytes: writer.size,
     frozenMs: (options.kill ? performance.now() : releasedAt) - heldAt,
     leaks,
-    notVerified: containment?.findings?.notVerified ?? [],
+    notVerified: found?.notVerified ?? [],
     steps: steps.times,
   };
 }

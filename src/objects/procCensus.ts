@@ -288,7 +288,10 @@ function ifAlive<T>(look: () => T): T | undefined {
   try {
     return look();
   } catch (error) {
-    if (error instanceof SystemCallError && ['ESRCH', 'EBADF', 'EPERM', 'ENOENT'].includes(error.errnoName)) {
+    if (
+      error instanceof SystemCallError &&
+      ['ESRCH', 'EBADF', 'EPERM', 'ENOENT', 'EACCES'].includes(error.errnoName)
+    ) {
       return undefined;
     }
     if (

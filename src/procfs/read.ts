@@ -1,6 +1,5 @@
-import { readdirSync } from 'node:fs';
 import { errno } from '../sys/errno.js';
-import { tryReadFile, tryReadLink } from '../sys/files.js';
+import { tryListDirectory, tryReadFile, tryReadLink } from '../sys/files.js';
 import { systemCallError } from '../sys/syscall.js';
 
 /** The whole text of a file below `/proc`, one character a byte. Throws SystemCallError. */
@@ -32,23 +31,12 @@ export function readLinkIfAlive(path: string): string | undefined {
 
 /** The numeric names in a directory below `/proc`, ascending; undefined when its task has ended. */
 export function readNumbersIfAlive(path: string): number[] | undefined {
-  return ifAlive(() =>
-    readdirSync(path)
-      .map(Number)
-      .filter((number) => Number.isInteger(number))
-      .sort((a, b) => a - b),
-  );
-}
-
-function ifAlive<T>(read: () => T): T | undefined {
-  try {
-    return read();
-  } catch (error) {
-    if (error instanceof Error && 'code' in error && (error.code === 'ENOENT' || error.code === 'ESRCH')) {
-      return undefined;
-    }
-    throw error;
-  }
+  const names = tryListDirectory(path);
+  if (isGone(names)) return undefined;
+  return orThrow(names, path)
+    .map(Number)
+    .filter((number) => Number.isInteger(number))
+    .sort((a, b) => a - b);
 }
 
 function isGone(result: unknown): boolean {

@@ -1,6 +1,6 @@
-import { readFileSync } from 'node:fs';
 import { ThreadStateSchema } from '../image/generated/thread_state_pb.js';
 import { taskKind } from '../objects/slice.js';
+import { readProcBytes } from '../procfs/read.js';
 import { nr } from '../sys/arch/index.js';
 import { stackT } from '../sys/structs.js';
 import { check, trySyscall } from '../sys/syscall.js';
@@ -18,7 +18,7 @@ export const threadState = taskKind({
   schema: ThreadStateSchema,
 
   checkpoint({ tid, tracee, process }, calls) {
-    const name = readFileSync(`/proc/${process.pid}/task/${tid}/comm`);
+    const name = readProcBytes(`/proc/${process.pid}/task/${tid}/comm`);
     const alternateStack = new RemoteOutput(stackT.size);
     calls.call('sigaltstack', [0, alternateStack]);
     const clearChildTid = new RemoteOutput(8);

@@ -37,6 +37,30 @@ export function tryReadFile(path: string): Buffer | number {
   }
 }
 
+const entries = Buffer.alloc(0x8000);
+/** Where members of `struct linux_dirent64` are. */
+const ENTRY_LENGTH = 16;
+const ENTRY_NAME = 19;
+
+/** The names in a directory; the negative errno when it can't be read. Source: getdents64(2). */
+export function tryListDirectory(path: string): string[] | number {
+  const flags = open.O_RDONLY | open.O_DIRECTORY | open.O_CLOEXEC;
+  const fd = trySyscall(nr.openat, fcntl.AT_FDCWD, Buffer.from(`${path}\0`), flags, 0);
+  if (fd < 0) return fd;
+  const names: string[] = [];
+  for (;;) {
+    const length = trySyscall(nr.getdents64, fd, entries, entries.length);
+    if (length <= 0) {
+      check(trySyscall(nr.close, fd), 'close', path);
+      return length < 0 ? length : names.filter((name) => name !== '.' && name !== '..');
+    }
+    for (let at = 0; at < length; at += entries.readUInt16LE(at + ENTRY_LENGTH)) {
+      const start = at + ENTRY_NAME;
+      names.push(entries.toString('utf8', start, entries.indexOf(0, start)));
+    }
+  }
+}
+
 /** Where a link leads; the negative errno when that can't be read. Source: readlinkat(2). */
 export function tryReadLink(path: string): string | number {
   const length = trySyscall(nr.readlinkat, fcntl.AT_FDCWD, Buffer.from(`${path}\0`), buffer, buffer.length);

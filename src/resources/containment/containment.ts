@@ -59,11 +59,6 @@ export class Containment {
     return findings;
   }
 
-  /** What {@link compare} found; nothing before. */
-  get findings(): Findings | undefined {
-    return this.found;
-  }
-
   /** Whether descriptors or mappings were accepted, and are to be recorded as leading outside. */
   isAccepted(pid: number, fd: number): boolean {
     return this.acceptedSlots().has(`${pid} ${fd}`);

@@ -61,6 +61,7 @@ export const syscallNumbers = {
   sched_getattr: 315,
   memfd_create: 319,
   bpf: 321,
+  getdents64: 217,
   futex: 202,
   semctl: 66,
   setns: 308,
