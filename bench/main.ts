@@ -32,6 +32,10 @@ else if (process.argv.includes('--leaks')) await leakDetection();
 else if (process.argv.includes('--one'))
   await one('one small process', 'many', '0', { frozen: 6, checkpoint: 120, restart: 120 });
 else {
+  add(
+    'the start of Node.js',
+    median(Array.from({ length: RUNS }, () => timed(() => execFileSync(process.execPath, ['-e', '0'])))),
+  );
   await one('one small process', 'many', '0', { frozen: 6, checkpoint: 120, restart: 120 });
   await one('201 small processes', 'many', '200', { frozen: 300, restart: 400 });
   await gigabyte();

@@ -150,7 +150,8 @@ async function saveTree(
   const timeoutMs = options.timeoutMs ?? DEFAULT_TIMEOUT_MS;
   using frozen = new FrozenTree(pid, { timeoutMs });
   steps.run('freeze', () => frozen.freeze());
-  using tree = new TreeCheckpoint(frozen, border?.containment);
+  // A census goes through all tasks of the machine: it is taken of a held tree only where it is needed.
+  using tree = new TreeCheckpoint(frozen, border?.proven ? border.containment : undefined);
   steps.run('collect', () => tree.collect());
   const found = border?.proven ? steps.run('compare', () => border.containment.compare()) : border?.seen;
   const leaks = [...(found?.leaks ?? [])];
