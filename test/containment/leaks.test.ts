@@ -67,6 +67,15 @@ const cases: readonly Case[] = [
   { mode: 'listener', leaks: [{ kind: 'unixSocket', kernel: 0, inside: 0, outside: 0 }] },
   { mode: 'datagram', leaks: [{ kind: 'unixSocket', kernel: 1, inside: 0, outside: 1 }] },
   { mode: 'flight', leaks: [] },
+  {
+    mode: 'sent',
+    leaks: [
+      { kind: 'file', name: /\/data$/, kernel: 2, inside: 1, outside: 1 },
+      { kind: 'unixSocket', kernel: 1, inside: 0, outside: 1 },
+    ],
+    // Of what is in flight only the count tells.
+    seenByProc: ['unixSocket'],
+  },
   { mode: 'segment', leaks: [{ kind: 'sharedSegment', kernel: 2, inside: 1, outside: 1 }] },
   { mode: 'semaphores', leaks: [{ kind: 'semaphores', inside: 1, outside: 1 }] },
   { mode: 'queue', leaks: [{ kind: 'messageQueue', inside: 1, outside: 1 }] },
@@ -95,6 +104,7 @@ const cases: readonly Case[] = [
     mode: name,
     leaks: [{ kind: `${name}Namespace`, name: new RegExp(`^${name}:\\[\\d+\\]$`), inside: 1, outside: 1 }],
   })),
+  { mode: 'time', leaks: [{ kind: 'timeNamespace', inside: 1, outside: 1 }] },
   {
     mode: 'uring',
     seenByProc: [],

@@ -27,6 +27,10 @@
 
 #include "workload.h"
 
+#ifndef CLONE_NEWTIME
+#define CLONE_NEWTIME 0x80
+#endif
+
 static const char *mode;
 static bool own;
 static int flag[2];
@@ -145,7 +149,7 @@ int main(int argc, char **argv) {
   if (is("anonymous") || is("futex")) memory = sharedMemory(-1);
   if (is("pipe")) must(pipe(fds), "pipe");
   if (is("fifo")) must(mkfifo("fifo", 0600), "mkfifo");
-  if (is("unix")) must(socketpair(AF_UNIX, SOCK_STREAM, 0, fds), "socketpair");
+  if (is("unix") || is("sent")) must(socketpair(AF_UNIX, SOCK_STREAM, 0, fds), "socketpair");
   if (is("segment")) {
     file = shmget(own ? IPC_PRIVATE : 0x57a5, 4096, IPC_CREAT | 0600);
     must(file, "shmget");
@@ -168,6 +172,7 @@ int main(int argc, char **argv) {
               : is("user")   ? CLONE_NEWUSER
                              : 0;
   if (space != 0 && !own) must(unshare(space), "unshare");
+  if (is("time") && !own) must(unshare(CLONE_NEWTIME), "unshare");
   if (is("keyring") && !own) must(syscall(SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, NULL), "keyctl");
 
   int flags = 0;
@@ -232,6 +237,12 @@ int main(int argc, char **argv) {
     if (space != 0 && own) must(unshare(space), "unshare");
     if (is("pipe") && !own) close(fds[1]);
     if (is("unix") && !own) close(fds[1]);
+    if (is("sent")) {
+      // Into the queue of the socket outside, or of the one inside.
+      file = open("data", O_RDWR | O_CREAT, 0600);
+      sendDescriptor(fds[0], file);
+      if (!own) close(fds[1]);
+    }
     if (is("memfd")) {
       file = memfd_create("shared", 0);
       must(ftruncate(file, 4096), "ftruncate");
@@ -293,7 +304,7 @@ int main(int argc, char **argv) {
     close(fds[0]);
     if (own) close(fds[1]);
   }
-  if (is("unix")) {
+  if (is("unix") || is("sent")) {
     close(fds[0]);
     if (own) close(fds[1]);
   }
@@ -335,6 +346,12 @@ int main(int argc, char **argv) {
       idle();
     }
     nap(20);
+  }
+  if (is("time") && !own) {
+    // Only children enter it: this other one is outside.
+    int other = fork();
+    must(other, "fork");
+    if (other == 0) idle();
   }
   if (is("tracer") && !own) must(ptrace(PTRACE_SEIZE, child, NULL, NULL), "ptrace");
   if (is("lock") && !own) {
