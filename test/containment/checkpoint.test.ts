@@ -7,9 +7,9 @@ import { LeakError } from '../../src/errors.js';
 import { inspect } from '../../src/inspect.js';
 import { restart } from '../../src/restart.js';
 import { waitMilliseconds } from '../../src/sys/process.js';
-import { findProgram, Job, lastingLeftovers, STASIS, skipUnlessRoot, workload } from '../roundtrip/job.js';
+import { findProgram, Job, lastingLeftovers, STASIS, skipWithoutBpf, workload } from '../roundtrip/job.js';
 
-const skip = skipUnlessRoot;
+const skip = skipWithoutBpf;
 
 test('a leak refuses a checkpoint, with nothing left and the target going on', { skip }, async (context) => {
   await using job = await new Job().startWorkload('sharing', ['file']);

@@ -5,7 +5,7 @@ import type { Leak } from '../../src/errors.js';
 import { findLeaks, type LeakReport } from '../../src/leaks.js';
 import { readProc } from '../../src/procfs/read.js';
 import { listTree } from '../../src/procfs/tree.js';
-import { findProgram, Job, STASIS, skipUnlessRoot } from '../roundtrip/job.js';
+import { findProgram, Job, STASIS, skipWithoutBpf } from '../roundtrip/job.js';
 
 /** What is counted of a leak: in the kernel, inside, visibly outside, and hidden. */
 interface Expected {
@@ -124,7 +124,7 @@ const cases: readonly Case[] = [
 ];
 
 for (const { mode, leaks, twin = [], seenByProc } of cases) {
-  test(`${mode}: what leaks is counted exactly`, { skip: skipUnlessRoot }, async (context) => {
+  test(`${mode}: what leaks is counted exactly`, { skip: skipWithoutBpf }, async (context) => {
     await using job = await new Job().startWorkload('sharing', [mode]);
     if (mode === 'uring' && Number(job.read('uring')) < 0) {
       context.skip('this machine does not permit io_uring');
@@ -144,7 +144,7 @@ for (const { mode, leaks, twin = [], seenByProc } of cases) {
     job.stop();
     assert.equal(await job.result(), 'PASS');
   });
-  test(`${mode}: its contained twin does not leak`, { skip: skipUnlessRoot }, async () => {
+  test(`${mode}: its contained twin does not leak`, { skip: skipWithoutBpf }, async () => {
     await using job = await new Job().startWorkload('sharing', [mode, 'own']);
     const inside = Number(job.read('inside'));
     assertLeaks(await findLeaks(inside), twin);
@@ -158,7 +158,7 @@ for (const { mode, leaks, twin = [], seenByProc } of cases) {
 }
 
 test('a process that was brought into a container is named, with its parent', {
-  skip: skipUnlessRoot || (findProgram('nsenter') === undefined ? 'nsenter is not on this machine' : false),
+  skip: skipWithoutBpf || (findProgram('nsenter') === undefined ? 'nsenter is not on this machine' : false),
 }, async () => {
   await using job = new Job().start('unshare', ['--fork', '--pid', '--kill-child', 'sleep', '1000']);
   const init = () => listTree(job.pid).at(1)?.pid;
@@ -185,7 +185,7 @@ test('a process that was brought into a container is named, with its parent', {
   process.kill(pid, 'SIGKILL');
 });
 
-test('watching ends when nothing leaks any more', { skip: skipUnlessRoot }, async () => {
+test('watching ends when nothing leaks any more', { skip: skipWithoutBpf }, async () => {
   await using job = await new Job().startWorkload('sharing', ['file']);
   const watching = spawn(process.execPath, [STASIS, 'leaks', '--watch', job.read('inside')]);
   let output = '';

@@ -5,7 +5,7 @@ import { test } from 'node:test';
 import { chromium } from 'playwright-core';
 import type { LeakReport } from '../../src/leaks.js';
 import { leaksHtml } from '../../src/present/leaksHtml.js';
-import { Job, STASIS, skipUnlessRoot } from '../roundtrip/job.js';
+import { Job, STASIS, skipWithoutBpf } from '../roundtrip/job.js';
 
 const CHROMIUM = '/usr/bin/chromium';
 const QUIET = [
@@ -17,7 +17,7 @@ const QUIET = [
   '--disable-component-update',
   '--disable-sync',
 ];
-const skip = skipUnlessRoot || (existsSync(CHROMIUM) ? false : 'there is no /usr/bin/chromium');
+const skip = skipWithoutBpf || (existsSync(CHROMIUM) ? false : 'there is no /usr/bin/chromium');
 
 test('the page about leaks works in a browser without a network', { skip }, async () => {
   await using job = await new Job().startWorkload('sharing', ['unix']);

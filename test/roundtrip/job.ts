@@ -12,7 +12,8 @@ import {
 import { tmpdir } from 'node:os';
 import { basename, dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { SystemCallError } from '../../src/errors.js';
+import { Walker } from '../../src/bpf/walk.js';
+import { BpfUnavailableError, KernelTypesError, SystemCallError } from '../../src/errors.js';
 import { readLinkIfAlive, readNumbersIfAlive, readProcIfAlive } from '../../src/procfs/read.js';
 import { parseStat } from '../../src/procfs/stat.js';
 import { parseStatus } from '../../src/procfs/status.js';
@@ -213,5 +214,18 @@ function killIfAlive(pid: number): void {
     process.kill(pid, 'SIGKILL');
   } catch (error) {
     if (!(error instanceof Error && 'code' in error && error.code === 'ESRCH')) throw error;
+  }
+}
+
+/** As {@link skipUnlessRoot}, for tests that compare the kernel's own counts. */
+export const skipWithoutBpf: string | false = skipUnlessRoot || reasonWithoutBpf();
+
+function reasonWithoutBpf(): string | false {
+  try {
+    Walker.load();
+    return false;
+  } catch (error) {
+    if (error instanceof BpfUnavailableError || error instanceof KernelTypesError) return error.message;
+    throw error;
   }
 }
