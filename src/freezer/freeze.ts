@@ -142,9 +142,12 @@ export class FrozenTree implements Disposable {
 
   /**
    * A parent in vfork(2) can't be stopped before its child has executed a program or ended, and the child
-   * may be held already: it goes on until then. Returns the children that were let go on.
+   * may be held already: it goes on until then. Returns the children that were let go on. A parent that only
+   * takes its time, and whose child shares its memory for good, does not sleep without being interruptible.
    */
   private letVforkChildrenGoOn(parent: number): Tracee[] {
+    const text = readProcIfAlive(`/proc/${parent}/stat`);
+    if (text === undefined || parseStat(text).state !== 'D') return [];
     return [...this.held.values()].filter((tracee) => {
       const stat = readProcIfAlive(`/proc/${tracee.tid}/stat`);
       if (stat === undefined) return false;
