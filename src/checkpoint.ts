@@ -106,9 +106,8 @@ export async function checkpoint(pid: number, options: CheckpointOptions): Promi
 
 /** What is to be known of the border between the tree and the outside. */
 interface Border {
-  readonly containment: Containment;
-  /** Whether the held tree is compared with the kernel's counts. */
-  readonly proven: boolean;
+  /** Compares the held tree with the kernel's counts; undefined where leaks are only reported. */
+  readonly containment: Containment | undefined;
   /** Whether leaks refuse the checkpoint. */
   readonly refuses: boolean;
   /** What was found while the tree ran; undefined where it will be proven. */
@@ -128,9 +127,11 @@ async function approach(
   const policy = new LeakPolicy(options.allowLeaks ?? []);
   const taker = steps.run('prepare', () => makeCensusTaker(options.leakMethod ?? 'auto'));
   const refuses = mode === 'refuse';
-  const proven = refuses || policy.allowsAny;
-  const seen = proven ? undefined : (await lookAtRunning(taker, pid, policy, steps)).findings;
-  return { containment: new Containment(taker, pid, policy), proven, refuses, seen };
+  if (refuses || policy.allowsAny) {
+    return { containment: new Containment(taker, pid, policy), refuses, seen: undefined };
+  }
+  const { findings } = await lookAtRunning(taker, pid, policy, steps);
+  return { containment: undefined, refuses, seen: findings };
 }
 
 async function saveTree(
@@ -142,18 +143,19 @@ async function saveTree(
   border: Border | undefined,
 ): Promise<CheckpointReport> {
   writeHeader(pid, options, writer);
+  // A census goes through all tasks of the machine: it is taken of a held tree only where it is needed.
+  const containment = border?.containment;
   steps.run('rehearse', () => {
     rehearseReading(pid);
-    if (border?.proven) border.containment.rehearse();
+    containment?.rehearse();
   });
   const heldAt = performance.now();
   const timeoutMs = options.timeoutMs ?? DEFAULT_TIMEOUT_MS;
   using frozen = new FrozenTree(pid, { timeoutMs });
   steps.run('freeze', () => frozen.freeze());
-  // A census goes through all tasks of the machine: it is taken of a held tree only where it is needed.
-  using tree = new TreeCheckpoint(frozen, border?.proven ? border.containment : undefined);
+  using tree = new TreeCheckpoint(frozen, containment);
   steps.run('collect', () => tree.collect());
-  const found = border?.proven ? steps.run('compare', () => border.containment.compare()) : border?.seen;
+  const found = containment ? steps.run('compare', () => containment.compare()) : border?.seen;
   const leaks = [...(found?.leaks ?? [])];
   const obstacles: Obstacle[] = steps.run('examine', () => tree.refuse());
   const refused = border?.refuses ? blocking({ leaks }) : [];
@@ -161,9 +163,9 @@ async function saveTree(
   if (obstacles.length > 0) throw new UnsupportedError(obstacles);
   /** What changed since it was collected, though nothing inside ran. */
   const prove = (step: string): void => {
-    if (!border?.proven) return;
-    const changes = steps.run('prove', () => border.containment.changes(step));
-    if (border.refuses && changes.length > 0) throw new LeakError(changes);
+    if (containment === undefined) return;
+    const changes = steps.run('prove', () => containment.changes(step));
+    if (border?.refuses && changes.length > 0) throw new LeakError(changes);
     leaks.push(...changes);
   };
   steps.run('ask', () => tree.ask());

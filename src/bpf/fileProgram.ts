@@ -2,11 +2,8 @@ import type { KernelTypes } from './btf.js';
 import { RowLayout, RowProgram } from './rows.js';
 import { fileCountMember } from './taskProgram.js';
 
-/** One row for each slot of each task's table of descriptors. */
-export const fileLayout = new RowLayout([
-  'tgid',
-  'files',
-  'fd',
+/** The columns that slots and mappings have in common. */
+export const sharedColumns = [
   'file',
   'count',
   'mode',
@@ -14,15 +11,23 @@ export const fileLayout = new RowLayout([
   'inode',
   'ino',
   'inodeMode',
-  'rdev',
-  'lockContext',
   'magic',
   'links',
   'dentry',
   'dentryCount',
+  'pointer',
+] as const;
+type SharedColumn = (typeof sharedColumns)[number];
+
+/** One row for each slot of each task's table of descriptors. */
+export const fileLayout = new RowLayout([
+  'tgid',
+  'files',
+  'fd',
+  ...sharedColumns,
+  'rdev',
+  'lockContext',
   'pipe',
-  'pipeReaders',
-  'pipeWriters',
   'pipeFiles',
   'tty',
   'ttyCount',
@@ -30,14 +35,10 @@ export const fileLayout = new RowLayout([
   'ttyIndex',
   'sock',
   'sockFamily',
-  'sockType',
-  'sockState',
   'sockReferences',
   'peer',
-  'peerFile',
   'peerListener',
   'fdsInFlight',
-  'pointer',
 ]);
 export type FileColumn = (typeof fileLayout.columns)[number];
 
@@ -99,21 +100,6 @@ export function fileProgram(types: KernelTypes): RowProgram<FileColumn> {
   return program;
 }
 
-/** The columns that slots and mappings have in common. */
-type SharedColumn =
-  | 'file'
-  | 'count'
-  | 'mode'
-  | 'flags'
-  | 'inode'
-  | 'ino'
-  | 'inodeMode'
-  | 'magic'
-  | 'links'
-  | 'dentry'
-  | 'dentryCount'
-  | 'pointer';
-
 /** Fills {@link SharedColumn}s from the file in a register. r9 is lost. */
 export function describeFile<Column extends string>(
   program: RowProgram<Column | SharedColumn>,
@@ -140,8 +126,6 @@ function describePipe(program: RowProgram<FileColumn>): void {
   program.probe('pipe', 'r8', 'inode', 'i_pipe');
   program.get('r9', 'pipe');
   program.unlessZero('r9', () => {
-    program.probe('pipeReaders', 'r9', 'pipe_inode_info', 'readers');
-    program.probe('pipeWriters', 'r9', 'pipe_inode_info', 'writers');
     program.probe('pipeFiles', 'r9', 'pipe_inode_info', 'files');
   });
 }
@@ -175,8 +159,6 @@ function describeSocket(program: RowProgram<FileColumn>): void {
   const done = assembler.newLabel();
   assembler.jumpIfEqual('r9', 0, done);
   program.probe('sockFamily', 'r9', 'sock', '__sk_common.skc_family');
-  program.probe('sockType', 'r9', 'sock', 'sk_type');
-  program.probe('sockState', 'r9', 'sock', '__sk_common.skc_state');
   program.probe('sockReferences', 'r9', 'sock', '__sk_common.skc_refcnt');
   program.get('r1', 'sockFamily');
   assembler.jumpIfNotEqual('r1', AF_UNIX, done);
@@ -185,9 +167,5 @@ function describeSocket(program: RowProgram<FileColumn>): void {
   program.get('r9', 'peer');
   assembler.jumpIfEqual('r9', 0, done);
   program.probe('peerListener', 'r9', 'unix_sock', 'listener');
-  program.probe('pointer', 'r9', 'sock', 'sk_socket');
-  program.get('r9', 'pointer');
-  assembler.jumpIfEqual('r9', 0, done);
-  program.probe('peerFile', 'r9', 'socket', 'file');
   assembler.label(done);
 }

@@ -1,27 +1,9 @@
 import type { KernelTypes } from './btf.js';
-import { describeFile } from './fileProgram.js';
+import { describeFile, sharedColumns } from './fileProgram.js';
 import { RowLayout, RowProgram } from './rows.js';
 
 /** One row for each mapping of a file, in each task's address space. */
-export const mappingLayout = new RowLayout([
-  'tgid',
-  'mm',
-  'start',
-  'end',
-  'vmFlags',
-  'file',
-  'count',
-  'mode',
-  'flags',
-  'inode',
-  'ino',
-  'inodeMode',
-  'magic',
-  'links',
-  'dentry',
-  'dentryCount',
-  'pointer',
-]);
+export const mappingLayout = new RowLayout(['tgid', 'mm', 'start', 'end', 'vmFlags', ...sharedColumns]);
 export type MappingColumn = (typeof mappingLayout.columns)[number];
 
 /** The structures whose members the program reads. */

@@ -64,18 +64,15 @@ export class RowProgram<Column extends string> {
     this.assembler.jumpIfEqual(register, 0, this.end);
   }
 
-  /** Loads a member of a structure whose type the kernel knows. False where there is no such member. */
-  loadMember(to: BpfRegister, from: BpfRegister, structure: string, path: string): boolean {
-    const member = this.types.findMember(structure, path);
-    if (member === undefined) return false;
-    this.assembler.load(loadSize(member, path), to, from, member.offset);
-    return true;
-  }
-
-  /** Puts a member of such a structure into a column. */
+  /** Puts a member of a structure whose type the kernel knows into a column. r1 is lost. */
   column(column: Column, from: BpfRegister, structure: string, path: string): void {
-    if (this.loadMember('r1', from, structure, path)) this.put(column, 'r1');
-    else this.missing.set(column, `${structure}.${path}`);
+    const member = this.types.findMember(structure, path);
+    if (member === undefined) {
+      this.missing.set(column, `${structure}.${path}`);
+      return;
+    }
+    this.assembler.load(loadSize(member, path), 'r1', from, member.offset);
+    this.put(column, 'r1');
   }
 
   /** Puts a register into a column. */

@@ -214,12 +214,7 @@ class BpfCensus implements Census {
       pipe:
         pipe === 0
           ? undefined
-          : {
-              identity: pipe,
-              count: this.known('pipeFiles') ? number('pipeFiles') : undefined,
-              readers: this.known('pipeReaders') ? number('pipeReaders') : undefined,
-              writers: this.known('pipeWriters') ? number('pipeWriters') : undefined,
-            },
+          : { identity: pipe, count: this.known('pipeFiles') ? number('pipeFiles') : undefined },
       terminal:
         tty === 0
           ? undefined
@@ -236,10 +231,7 @@ class BpfCensus implements Census {
               identity: sock,
               count: this.known('sockReferences') ? number('sockReferences') : undefined,
               family: number('sockFamily'),
-              type: number('sockType'),
-              state: number('sockState'),
               peer: number('peer') || undefined,
-              peerFile: number('peerFile') || undefined,
               peerListener: number('peerListener') || undefined,
               descriptorsInFlight: number('fdsInFlight'),
             },

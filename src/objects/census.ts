@@ -37,12 +37,6 @@ export interface CensusTask {
   readonly keyring: Identity | undefined;
 }
 
-/** A pipe behind a file. */
-export interface CensusPipe extends Counted {
-  readonly readers: number | undefined;
-  readonly writers: number | undefined;
-}
-
 /** A terminal behind a file. */
 export interface CensusTerminal extends Counted {
   /** The other side of a pseudoterminal. */
@@ -53,11 +47,8 @@ export interface CensusTerminal extends Counted {
 /** A socket behind a file. */
 export interface CensusSocket extends Counted {
   readonly family: number;
-  readonly type: number;
-  readonly state: number;
   /** A unix socket's peer, also where no file has it. */
   readonly peer: Identity | undefined;
-  readonly peerFile: Identity | undefined;
   /** The listening socket in whose queue the peer waits to be accepted. */
   readonly peerListener: Identity | undefined;
   /** Descriptors in messages that wait in its queue. */
@@ -82,7 +73,7 @@ export interface CensusFile extends Counted {
   readonly mayBeLocked: boolean;
   /** The name in the file system; the kernel counts the open files that refer to it. */
   readonly dentry: Counted | undefined;
-  readonly pipe: CensusPipe | undefined;
+  readonly pipe: Counted | undefined;
   readonly terminal: CensusTerminal | undefined;
   readonly socket: CensusSocket | undefined;
 }

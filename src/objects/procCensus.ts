@@ -165,18 +165,13 @@ class ProcCensus implements Census {
       links: stats.nlink,
       mayBeLocked: true,
       dentry: undefined,
-      pipe: stats.isFIFO()
-        ? { identity: inode, count: undefined, readers: undefined, writers: undefined }
-        : undefined,
+      pipe: stats.isFIFO() ? { identity: inode, count: undefined } : undefined,
       terminal: stats.isCharacterDevice() ? terminalOf(stats.rdev, extra.get('tty-index')) : undefined,
       socket: socket && {
         identity: `socket ${socket.inode}`,
         count: undefined,
         family: AF_UNIX,
-        type: socket.type,
-        state: socket.state,
         peer: socket.peer === undefined ? undefined : `socket ${socket.peer}`,
-        peerFile: undefined,
         peerListener: listener === undefined ? undefined : `socket ${listener}`,
         descriptorsInFlight: Number(extra.get('scm_fds') ?? 0),
       },

@@ -6,8 +6,6 @@ import { check, systemCallError, trySyscall } from './syscall.js';
 /** A unix socket of this network namespace. */
 export interface UnixSocketRow {
   readonly inode: number;
-  readonly type: number;
-  readonly state: number;
   /** Inode of the peer; undefined when it has none, or one that no file has. */
   readonly peer: number | undefined;
   /** Of a listening socket: inodes of those that wait to be accepted, 0 for ones that were closed. */
@@ -105,8 +103,6 @@ function parseSocket(bytes: Buffer): UnixSocketRow {
   }
   return {
     inode: bytes.readUInt32LE(4),
-    type: bytes.readUInt8(1),
-    state: bytes.readUInt8(2),
     peer,
     waiting,
   };

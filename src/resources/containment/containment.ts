@@ -7,6 +7,7 @@ import {
   type Identity,
 } from '../../objects/census.js';
 import { waitMilliseconds } from '../../sys/process.js';
+import { rangeText } from './file.js';
 import { blocking, type Findings, judge, type LeakPolicy, standing } from './judge.js';
 
 /** How long to wait before a leak is looked at again, milliseconds: readers of `/proc` are gone by then. */
@@ -244,7 +245,7 @@ function insideMappings(census: Census): Map<string, { pid: number; mapping: str
   const found = new Map<string, { pid: number; mapping: string }>();
   for (const { pid, mm, start, end, file } of census.mappings) {
     if (!census.inside.has(pid)) continue;
-    const mapping = `${start.toString(16)}-${end.toString(16)}`;
+    const mapping = rangeText(start, end);
     found.set(`${mm} ${mapping} ${file.identity}`, { pid, mapping });
   }
   return found;

@@ -54,7 +54,7 @@ export const file: SharedKind = {
   },
 
   judge(object, table) {
-    const used = filesOf(table).get(object.identity);
+    const used = table.census.files.get(object.identity);
     const name = fileName(object, used);
     const hiddenIn = object.hidden > 0 ? explainHiddenFile(name, table) : [];
     const innocent = used === undefined ? undefined : harmlessUse(object, used, table);
@@ -82,11 +82,6 @@ function collectInFlight(table: SharedObjects): void {
       table.addHolder(object, first.pid, { how: `in flight in socket:[${first.file.ino}]` });
     }
   }
-}
-
-/** All files of a census by their identity. */
-export function filesOf({ census }: SharedObjects): ReadonlyMap<Identity, CensusFile> {
-  return census.files;
 }
 
 /** Who stands for a table of descriptors or an address space that tasks may share. */

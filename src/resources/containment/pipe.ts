@@ -46,24 +46,14 @@ export interface OpenEnd {
   readonly holders: readonly { readonly pid: number; readonly fd: number }[];
 }
 
-/**
- * The distinct open files behind which is an object of a kind, of all objects that something inside has
- * open.
- */
-export function openEnds(
-  table: SharedObjects,
-  identityOf: (file: CensusFile) => Identity | undefined,
+/** The distinct open files of a census that are wanted, each with all of its slots. */
+export function openFiles(
+  { census }: SharedObjects,
+  isWanted: (file: CensusFile) => boolean,
 ): readonly OpenEnd[] {
-  const { slots, inside } = table.census;
-  const wanted = new Set<Identity>();
-  for (const { pid, file } of slots) {
-    const identity = inside.has(pid) ? identityOf(file) : undefined;
-    if (identity !== undefined) wanted.add(identity);
-  }
   const ends = new Map<Identity, { file: CensusFile; holders: { pid: number; fd: number }[] }>();
-  for (const { pid, fd, file } of slots) {
-    const identity = identityOf(file);
-    if (identity === undefined || !wanted.has(identity)) continue;
+  for (const { pid, fd, file } of census.slots) {
+    if (!isWanted(file)) continue;
     let end = ends.get(file.identity);
     if (end === undefined) {
       end = { file, holders: [] };
@@ -72,6 +62,30 @@ export function openEnds(
     end.holders.push({ pid, fd });
   }
   return [...ends.values()];
+}
+
+/** What the open files inside lead to, as `identityOf` says. */
+export function insideIdentities(
+  { census }: SharedObjects,
+  identityOf: (file: CensusFile) => Identity | undefined,
+): ReadonlySet<Identity | undefined> {
+  const wanted = new Set(
+    census.slots.map(({ pid, file }) => (census.inside.has(pid) ? identityOf(file) : undefined)),
+  );
+  wanted.delete(undefined);
+  return wanted;
+}
+
+/**
+ * The distinct open files behind which is an object of a kind, of all objects that something inside has
+ * open.
+ */
+export function openEnds(
+  table: SharedObjects,
+  identityOf: (file: CensusFile) => Identity | undefined,
+): readonly OpenEnd[] {
+  const wanted = insideIdentities(table, identityOf);
+  return openFiles(table, (file) => wanted.has(identityOf(file)));
 }
 
 /**

@@ -1,7 +1,7 @@
 import type { Identity } from '../../objects/census.js';
 import { isSharedMemory } from '../../objects/census.js';
 import type { Place, SharedKind } from '../../objects/sharedObjects.js';
-import { fileName, filesOf, rangeText } from './file.js';
+import { fileName, rangeText } from './file.js';
 import { socketsWithDescriptors } from './hidden.js';
 import { useOpenFile } from './pipe.js';
 import { isSegment } from './systemV.js';
@@ -33,7 +33,7 @@ export const sharedMemory: SharedKind = {
     for (const { pid, start, end, file } of census.mappings) {
       if (shared.has(file.inode)) addTo(holders, file.identity, { pid, mapping: rangeText(start, end) });
     }
-    for (const file of filesOf(table).values()) {
+    for (const file of census.files.values()) {
       if (!shared.has(file.inode)) continue;
       const count = file.dentry?.count;
       // A name on a tmpfs keeps one reference to itself. Source: shmem_mknod of mm/shmem.c.

@@ -1,7 +1,7 @@
-import type { CensusFile, Identity } from '../../objects/census.js';
+import type { CensusFile } from '../../objects/census.js';
 import type { SharedKind, SharedObjects } from '../../objects/sharedObjects.js';
 import { fileName } from './file.js';
-import { type OpenEnd, openEnds, sideOfFile, useOpenFile } from './pipe.js';
+import { insideIdentities, type OpenEnd, openEnds, openFiles, sideOfFile, useOpenFile } from './pipe.js';
 
 /** /dev/ptmx, and masters of old style: `major << 8 | minor`. Source: Documentation/admin-guide/devices.txt. */
 const PTMX = 0x502;
@@ -47,18 +47,8 @@ export const terminal: SharedKind = {
 
 /** Open files of terminals whose other side something inside has open. */
 function otherSides(table: SharedObjects): readonly OpenEnd[] {
-  const links = new Set<Identity>();
-  for (const { pid, file } of table.census.slots) {
-    if (table.census.inside.has(pid) && file.terminal !== undefined) links.add(file.terminal.identity);
-  }
-  const ends = new Map<Identity, { file: CensusFile; holders: { pid: number; fd: number }[] }>();
-  for (const { pid, fd, file } of table.census.slots) {
-    if (file.terminal?.link === undefined || !links.has(file.terminal.link)) continue;
-    const end = ends.get(file.identity) ?? { file, holders: [] };
-    end.holders.push({ pid, fd });
-    ends.set(file.identity, end);
-  }
-  return [...ends.values()];
+  const sides = insideIdentities(table, ({ terminal: behind }) => behind?.identity);
+  return openFiles(table, ({ terminal: behind }) => sides.has(behind?.link));
 }
 
 function isMaster({ rdev }: CensusFile): boolean {

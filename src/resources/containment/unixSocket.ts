@@ -1,7 +1,7 @@
-import type { CensusFile, Identity } from '../../objects/census.js';
+import type { Identity } from '../../objects/census.js';
 import type { SharedKind, SharedObject, SharedObjects } from '../../objects/sharedObjects.js';
 import { fileName } from './file.js';
-import { sideOfFile } from './pipe.js';
+import { type OpenEnd, openFiles, sideOfFile } from './pipe.js';
 
 const AF_UNIX = 1;
 /** The socket itself, and its place in the kernel's list of unix sockets. Source: net/unix/af_unix.c. */
@@ -73,26 +73,18 @@ export const unixSocket: SharedKind = {
   },
 };
 
-interface Slot {
-  readonly pid: number;
-  readonly fd: number;
+function unixSockets(table: SharedObjects): (OpenEnd & { readonly sock: Identity })[] {
+  return openFiles(table, ({ socket }) => socket?.family === AF_UNIX).flatMap((end) =>
+    end.file.socket === undefined ? [] : [{ ...end, sock: end.file.socket.identity }],
+  );
 }
 
-function unixSockets(table: SharedObjects): { sock: Identity; file: CensusFile; holders: Slot[] }[] {
-  const found = new Map<Identity, { sock: Identity; file: CensusFile; holders: Slot[] }>();
-  for (const { pid, fd, file } of table.census.slots) {
-    if (file.socket?.family !== AF_UNIX) continue;
-    let entry = found.get(file.identity);
-    if (entry === undefined) {
-      entry = { sock: file.socket.identity, file, holders: [] };
-      found.set(file.identity, entry);
-    }
-    entry.holders.push({ pid, fd });
-  }
-  return [...found.values()];
-}
-
-function addOutside(table: SharedObjects, object: SharedObject, holders: readonly Slot[], how: string): void {
+function addOutside(
+  table: SharedObjects,
+  object: SharedObject,
+  holders: OpenEnd['holders'],
+  how: string,
+): void {
   for (const { pid, fd } of holders) {
     if (table.sideOf(pid) !== 'outside') continue;
     object.crosses = true;
