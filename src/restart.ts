@@ -6,8 +6,9 @@ import type { VerifyContext } from './objects/slice.js';
 import { type StepEvent, Steps, type StepTime } from './objects/steps.js';
 import { type LoadedImage, loadImage } from './resources/loadImage.js';
 import { type Attachments, OutsideEnds } from './resources/tree/attachments.js';
+import { type BirthPlan, planBirths } from './resources/tree/births.js';
 import { restartFailed, TreeRestart } from './resources/tree/restart.js';
-import { takenTids, verifyImage } from './resources/tree/verify.js';
+import { takenPids, verifyImage } from './resources/tree/verify.js';
 import { waitInBackground } from './sys/process.js';
 import { decodeStatus } from './tracee/tracee.js';
 
@@ -59,15 +60,16 @@ export async function restart(options: RestartOptions): Promise<RestartReport> {
   const fd = steps.run('open', () => openImage(options.input));
   try {
     const image = await steps.runAsync('read', () => loadImage(fd));
-    await waitForPids(image, steps);
+    const plan = planBirths(image.members);
+    await waitForPids(image, plan, steps);
     const slots = slotsByFile(image);
     using outside = new OutsideEnds(image, slots, options.attach ?? {});
     steps.run('verify', () => {
-      const obstacles = verifyImage(image, verifyContext(options.force === true, slots, outside));
+      const obstacles = verifyImage(image, plan, verifyContext(options.force === true, slots, outside));
       if (obstacles.length > 0) throw new RestartRefusedError(obstacles);
       outside.open();
     });
-    const warnings = await buildTree(image, fd, outside, steps);
+    const warnings = await buildTree(image, plan, fd, outside, steps);
     return report(image, steps, warnings);
   } finally {
     closeSync(fd);
@@ -76,11 +78,12 @@ export async function restart(options: RestartOptions): Promise<RestartReport> {
 
 async function buildTree(
   image: LoadedImage,
+  plan: BirthPlan,
   fd: number,
   outside: OutsideEnds,
   steps: Steps,
 ): Promise<readonly string[]> {
-  using tree = new TreeRestart(image, fd, outside);
+  using tree = new TreeRestart(image, plan, fd, outside);
   try {
     steps.run('helper', () => tree.startHelper());
     steps.run('processes', () => tree.makeProcesses());
@@ -88,6 +91,7 @@ async function buildTree(
     await steps.breathe();
     await steps.runAsync('memory', () => tree.buildMemory());
     await steps.breathe();
+    steps.run('settle', () => tree.settle());
     steps.run('state', () => tree.restoreState());
     steps.run('complete', () => tree.complete());
     steps.run('release', () => tree.release());
@@ -98,11 +102,11 @@ async function buildTree(
 }
 
 /** An image that was made with --kill may be read before its processes are all gone. */
-async function waitForPids(image: LoadedImage, steps: Steps): Promise<void> {
+async function waitForPids(image: LoadedImage, plan: BirthPlan, steps: Steps): Promise<void> {
   if (!image.header.killed) return;
   const deadline = Date.now() + PIDS_FREE_TIMEOUT_MS;
   await steps.runAsync('wait', async () => {
-    while (takenTids(image).length > 0 && Date.now() < deadline) {
+    while (takenPids(image, plan).length > 0 && Date.now() < deadline) {
       await new Promise((resolve) => setTimeout(resolve, 5));
       await steps.breathe();
     }

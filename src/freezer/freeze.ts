@@ -3,7 +3,7 @@ import { commandOf } from '../procfs/describe.js';
 import { readProcIfAlive } from '../procfs/read.js';
 import { parseStat } from '../procfs/stat.js';
 import { parseStatus } from '../procfs/status.js';
-import { listTree } from '../procfs/tree.js';
+import { listTree, type ProcessThreads } from '../procfs/tree.js';
 import { awaitEnd, kcmp, reapTracee, sendSignal, sleepSync } from '../sys/process.js';
 import { kcmpType, PF_IO_WORKER, ptraceEvent, ptraceOption, signal } from '../sys/uapi.js';
 import { isEventStop, Tracee } from '../tracee/tracee.js';
@@ -14,12 +14,14 @@ const VFORK_ROUNDS = 30;
 /** A process of the tree, all of whose threads are held by ptrace. */
 export interface HeldProcess {
   readonly pid: number;
-  /** The leader first. Empty for a zombie. */
+  /** The thread of its parent whose child it is. */
+  readonly parentThread: number;
+  /** Those that live, the leader first. Empty for a zombie. */
   readonly threads: readonly Tracee[];
   readonly zombie: boolean;
-  /** The process was stopped by a signal (SIGSTOP, job control) before it was held. */
-  readonly stopped: boolean;
-  /** Threads that exist but can't be traced: workers of io_uring. */
+  /** By which signal it was stopped (SIGSTOP, job control) before it was held; 0 for none. */
+  readonly stopSignal: number;
+  /** Threads that exist but can't be traced: a leader that has ended, and workers of io_uring. */
   readonly unheld: readonly number[];
 }
 
@@ -38,7 +40,7 @@ export interface FreezeOptions {
  */
 export class FrozenTree implements Disposable {
   private readonly held = new Map<number, Tracee>();
-  private readonly groupStopped = new Set<number>();
+  private readonly stopSignals = new Map<number, number>();
   private readonly unheld = new Set<number>();
   private list: HeldProcess[] = [];
   private released = false;
@@ -71,9 +73,9 @@ export class FrozenTree implements Disposable {
     this.released = true;
     for (const { pid, zombie } of this.list) if (!zombie) sendSignal(pid, signal.SIGKILL);
     for (const { pid, threads } of this.list) {
-      // A leader is reported after its other threads.
-      for (const { tid } of threads.slice(1)) reapTracee(tid);
-      if (threads.length === 0) continue;
+      // A leader is reported after its other threads; one that ended before them is not held.
+      for (const { tid } of threads) if (tid !== pid) reapTracee(tid);
+      if (threads[0]?.tid !== pid) continue;
       const stat = readProcIfAlive(`/proc/${pid}/stat`);
       if (stat !== undefined && parseStat(stat).parent === process.pid) awaitEnd(pid);
       else reapTracee(pid);
@@ -92,17 +94,18 @@ export class FrozenTree implements Disposable {
     }
     for (const tracee of fresh) tracee.interruptIfAlive();
     this.waitForAll(fresh);
-    this.list = tree.map(({ pid, threads }) => this.describe(pid, threads));
+    this.list = tree.map((member) => this.describe(member));
     return fresh.length > 0;
   }
 
-  private describe(pid: number, threads: readonly number[]): HeldProcess {
+  private describe({ pid, parentThread, threads }: ProcessThreads): HeldProcess {
     const held = threads.flatMap((tid) => this.held.get(tid) ?? []);
     return {
       pid,
+      parentThread,
       threads: held,
       zombie: held.length === 0,
-      stopped: threads.some((tid) => this.groupStopped.has(tid)),
+      stopSignal: threads.map((tid) => this.stopSignals.get(tid)).find((stop) => stop !== undefined) ?? 0,
       unheld: threads.filter((tid) => !this.held.has(tid)),
     };
   }
@@ -163,7 +166,7 @@ export class FrozenTree implements Disposable {
   private hasStopped(tracee: Tracee): boolean {
     for (let stop = tracee.tryWait(); stop !== undefined; stop = tracee.tryWait()) {
       if (isEventStop(stop) && stop.kind === 'event') {
-        if (stop.signal !== signal.SIGTRAP) this.groupStopped.add(tracee.tid);
+        if (stop.signal !== signal.SIGTRAP) this.stopSignals.set(tracee.tid, stop.signal);
         return true;
       }
       // A child of vfork(2) that was let go on has its own memory now, and its parent stops.

@@ -15,6 +15,8 @@ import type { Objref } from './objectTable.js';
 export interface FrozenThread extends StoppedThread {
   readonly objref: Objref;
   readonly tid: number;
+  /** Its ids, from the tree's own pid namespace inwards: the last is what it sees itself. */
+  readonly ids: readonly number[];
   readonly stat: ProcStat;
   readonly status: ProcStatus;
   readonly process: FrozenProcess;
@@ -35,9 +37,25 @@ export interface Descriptor {
 export interface FrozenProcess {
   readonly objref: Objref;
   readonly pid: number;
+  /** As those of its threads. */
+  readonly ids: readonly number[];
+  /**
+   * A thread that lives, the leader if it does: of a leader that has ended `/proc/PID` shows neither memory nor
+   * files, and of any living thread it shows those of the process.
+   */
+  readonly live: number;
+  /** How the leader ended before the other threads, as wait4(2) will tell it; undefined while it lives. */
+  readonly leaderEnd: number | undefined;
+  /** For its parent when it ends; 0 for none. */
+  readonly exitSignal: number;
+  /** The process, and the thread of it, whose child it is. */
+  readonly parent: number;
+  readonly parentThread: number;
+  /** The signal that stopped it, and whether its parent has not waited for that yet. */
+  readonly stopped: { readonly signal: number; readonly unreported: boolean } | undefined;
   readonly stat: ProcStat;
   readonly status: ProcStatus;
-  /** The leader first. */
+  /** Those that live, the leader first. */
   readonly threads: readonly FrozenThread[];
   readonly mappings: readonly ProcMapping[];
   readonly memory: RemoteMemory;
@@ -51,17 +69,22 @@ export function readThread(
   tracee: Tracee,
   process: FrozenProcess,
   objref: Objref,
+  level: number,
   emptyRegisters: Registers,
 ): FrozenThread {
   const base = `/proc/${process.pid}/task/${tracee.tid}`;
   const registers = tracee.tryGetRegisters();
+  const isFirst = tracee.tid === process.live;
+  const status = isFirst ? process.status : parseStatus(readProc(`${base}/status`));
   return {
     objref,
     tid: tracee.tid,
+    ids: status.namespacePids.slice(level),
+    ownTid: status.namespacePids.at(-1) ?? tracee.tid,
     process,
     tracee,
-    stat: tracee.tid === process.pid ? process.stat : parseStat(readProc(`${base}/stat`)),
-    status: tracee.tid === process.pid ? process.status : parseStatus(readProc(`${base}/status`)),
+    stat: isFirst ? process.stat : parseStat(readProc(`${base}/stat`)),
+    status,
     is64Bit: registers !== undefined,
     registers:
       registers === undefined ? emptyRegisters : abortRestartableSequence(tracee, registers, process.memory),

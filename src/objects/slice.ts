@@ -17,8 +17,9 @@ export interface Refusal {
 /** An open file description of the tree. */
 export interface OpenFile {
   readonly object: TableObject;
-  /** One of its holders, to look at it through. */
+  /** One of its holders, and a thread of that to look at it through. */
   readonly pid: number;
+  readonly live: number;
   readonly descriptor: Descriptor;
   /** All slots that refer to it. */
   readonly slots: { readonly pid: number; readonly fd: number }[];
@@ -126,9 +127,12 @@ export function fileKind<Desc extends DescMessage>(slice: FileSlice<Desc>): File
 
 /** What a task slice may use at restart. */
 export interface TaskRestart {
-  /** The process's pid. */
+  /** The process and the thread, as this process sees them. */
   readonly pid: number;
   readonly tid: number;
+  /** As they see themselves. */
+  readonly ownPid: number;
+  readonly ownTid: number;
   /** The state that new tasks inherit: that of Stasis itself. */
   readonly inherited: InheritedState;
   /** Adds a line to the warnings that the caller sees. */

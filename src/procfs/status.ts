@@ -6,6 +6,9 @@ export interface ProcStatus {
   readonly tracer: number;
   /** The pid in each pid namespace, outermost first. */
   readonly namespacePids: readonly number[];
+  /** Likewise; 0 where the leader is outside of a namespace. */
+  readonly namespaceGroups: readonly number[];
+  readonly namespaceSessions: readonly number[];
   readonly umask: number;
   readonly uid: Ids;
   readonly gid: Ids;
@@ -73,6 +76,8 @@ export function parseStatus(text: string): ProcStatus {
     threadGroup: integer('Tgid'),
     tracer: integer('TracerPid'),
     namespacePids: integers('NSpid'),
+    namespaceGroups: integers('NSpgid'),
+    namespaceSessions: integers('NSsid'),
     // Tasks without an fs_struct, which are ending, have none.
     umask: Number.parseInt(lines.get('Umask') ?? '0', 8),
     uid: ids('Uid'),

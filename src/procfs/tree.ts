@@ -5,35 +5,44 @@ import { parseStat } from './stat.js';
 /** A process and its threads at one moment. */
 export interface ProcessThreads {
   readonly pid: number;
+  /** The thread of its parent whose child it is; 0 for the root, and where the kernel does not tell. */
+  readonly parentThread: number;
   /** The leader first, then ascending. */
   readonly threads: readonly number[];
 }
 
 /**
- * The processes of the tree below `root`, parents before children, siblings by pid. What ends meanwhile is
- * left out; what is born meanwhile may be missing: ask again once all of it is stopped.
+ * The processes of the tree below `root`, parents before children, siblings in the order in which their
+ * parent has them, which is that in which it waits for them. What ends meanwhile is left out; what is born
+ * meanwhile may be missing: ask again once all of it is stopped.
  */
 export function listTree(root: number): ProcessThreads[] {
   const tree: ProcessThreads[] = [];
-  const waiting = [root];
-  for (let pid = waiting.shift(); pid !== undefined; pid = waiting.shift()) {
+  const waiting: Child[] = [{ pid: root, parentThread: 0 }];
+  for (const { pid, parentThread } of waiting) {
     const threads = readNumbersIfAlive(`/proc/${pid}/task`);
     if (threads === undefined) continue;
-    tree.push({ pid, threads: threads.sort((a, b) => (a === pid ? -1 : b === pid ? 1 : a - b)) });
-    waiting.push(...childrenOf(pid, threads));
+    threads.sort((a, b) => (a === pid ? -1 : b === pid ? 1 : a - b));
+    tree.push({ pid, parentThread, threads });
+    for (const child of childrenOf(pid, threads)) waiting.push(child);
   }
   return tree;
 }
 
+type Child = Omit<ProcessThreads, 'threads'>;
+
 /** Children are listed with the thread that made them. */
-function childrenOf(pid: number, threads: readonly number[]): number[] {
-  const children: number[] = [];
+function childrenOf(pid: number, threads: readonly number[]): Child[] {
+  const children: Child[] = [];
   for (const tid of threads) {
     const text = readProcIfAlive(`/proc/${pid}/task/${tid}/children`);
-    if (text !== undefined) children.push(...numbers(text));
-    else if (!childrenFileExists()) return scanForChildren(pid);
+    if (text !== undefined) {
+      for (const child of numbers(text)) children.push({ pid: child, parentThread: tid });
+    } else if (!childrenFileExists()) {
+      return scanForChildren(pid).map((child) => ({ pid: child, parentThread: pid }));
+    }
   }
-  return children.sort((a, b) => a - b);
+  return children;
 }
 
 let childrenFileKnown: boolean | undefined;

@@ -12,15 +12,15 @@ export const attributes = taskKind({
   scope: 'process',
   schema: AttributesSchema,
 
-  checkpoint({ pid }, calls) {
+  checkpoint({ live }, calls) {
     const subreaper = new RemoteOutput(4);
     calls.call('prctl', [prctl.PR_GET_CHILD_SUBREAPER, subreaper, 0, 0, 0]);
     const thpDisabled = calls.call('prctl', [prctl.PR_GET_THP_DISABLE, 0, 0, 0, 0]);
     // Kernels before 6.3 answer EINVAL: there the setting does not exist.
     const mdwe = calls.call('prctl', [prctl.PR_GET_MDWE, 0, 0, 0, 0], { mayFail: true });
-    const personality = Number.parseInt(readProc(`/proc/${pid}/personality`), 16);
-    const oomScoreAdjustment = Number.parseInt(readProc(`/proc/${pid}/oom_score_adj`), 10);
-    const coredumpFilter = Number.parseInt(readProcIfAlive(`/proc/${pid}/coredump_filter`) ?? '0', 16);
+    const personality = Number.parseInt(readProc(`/proc/${live}/personality`), 16);
+    const oomScoreAdjustment = Number.parseInt(readProc(`/proc/${live}/oom_score_adj`), 10);
+    const coredumpFilter = Number.parseInt(readProcIfAlive(`/proc/${live}/coredump_filter`) ?? '0', 16);
     return () => ({
       personality,
       childSubreaper: subreaper.bytes.readInt32LE(0) !== 0,

@@ -27,7 +27,7 @@ export const credentials = taskKind({
     const parentDeathSignal = new RemoteOutput(4);
     calls.call('prctl', [prctl.PR_GET_PDEATHSIG, parentDeathSignal, 0, 0, 0]);
     const dumpable =
-      tid === process.pid ? calls.call('prctl', [prctl.PR_GET_DUMPABLE, 0, 0, 0, 0]) : undefined;
+      tid === process.live ? calls.call('prctl', [prctl.PR_GET_DUMPABLE, 0, 0, 0, 0]) : undefined;
     return () => ({
       ...fromStatus(status),
       securebits: securebits.value,

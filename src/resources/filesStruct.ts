@@ -21,7 +21,7 @@ export function saveFilesStruct(
     descriptors: process.descriptors.map((descriptor) => ({
       fd: descriptor.fd,
       closeOnExec: (descriptor.info.flags & open.O_CLOEXEC) !== 0,
-      file: files.objectOf(process.pid, descriptor).objref,
+      file: files.objectOf(process, descriptor).objref,
       // Each lock is shown with every descriptor of the same file; one that may take it is enough.
       locks: descriptor.info.locks
         .filter((lock) => {

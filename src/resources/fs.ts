@@ -12,17 +12,17 @@ export const fs = taskKind({
   scope: 'process',
   schema: FsStructSchema,
 
-  refuse({ pid }) {
+  refuse({ live }) {
     return [
-      ...refuseDirectory(pid, 'cwd', 'the working directory'),
-      ...refuseDirectory(pid, 'root', 'the root directory'),
+      ...refuseDirectory(live, 'cwd', 'the working directory'),
+      ...refuseDirectory(live, 'root', 'the root directory'),
     ];
   },
 
-  checkpoint({ pid, status }) {
+  checkpoint({ live, status }) {
     const message = {
-      workingDirectory: readLink(`/proc/${pid}/cwd`),
-      rootDirectory: readLink(`/proc/${pid}/root`),
+      workingDirectory: readLink(`/proc/${live}/cwd`),
+      rootDirectory: readLink(`/proc/${live}/root`),
       umask: status.umask,
     };
     return () => message;

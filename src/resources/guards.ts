@@ -1,8 +1,9 @@
 import type { Obstacle } from '../errors.js';
+import type { HeldProcess } from '../freezer/freeze.js';
 import type { CensusTask } from '../objects/census.js';
 import type { FrozenProcess, FrozenThread } from '../objects/frozenProcess.js';
 import { readLink, readLinkIfAlive } from '../procfs/read.js';
-import { PF_IO_WORKER, signal } from '../sys/uapi.js';
+import { PF_IO_WORKER } from '../sys/uapi.js';
 
 /** States of tasks that have no slice yet: each is refused by name. */
 
@@ -27,13 +28,6 @@ export function refuseProcess(
 ): Obstacle[] {
   const { pid, stat, status } = process;
   const obstacles = [...refuseNamespaces(process, own)];
-  if (stat.exitSignal !== signal.SIGCHLD) {
-    obstacles.push({
-      pid,
-      what: `its parent is told of its end by signal ${stat.exitSignal} instead of SIGCHLD`,
-      advice: 'such children of clone(2) are not supported yet',
-    });
-  }
   if (stat.terminal !== 0 && sessions.has(stat.session)) {
     obstacles.push({
       pid,
@@ -74,36 +68,17 @@ export function refuseThread(thread: FrozenThread): Obstacle[] {
   return obstacles;
 }
 
-/** What is wrong with a process that can't be looked at because it has ended or is stopped. */
-export function refuseUnheld(
-  pid: number,
-  parent: number,
-  zombie: boolean,
-  stopped: boolean,
-  unheld: readonly number[],
-): Obstacle[] {
-  if (zombie) {
-    return [
-      {
-        pid,
-        what: `a zombie, which its parent ${parent} has not waited for`,
-        advice: 'try again when the parent has waited; zombies are not supported yet',
-      },
-    ];
-  }
-  const obstacles: Obstacle[] = [];
-  if (stopped) {
-    obstacles.push({ pid, what: 'stopped by a signal', advice: 'let it run on first: kill -CONT' });
-  }
-  for (const tid of unheld) {
-    obstacles.push({
+/** Threads that can't be held. */
+export function refuseUnheld({ pid, zombie, unheld }: HeldProcess): Obstacle[] {
+  if (zombie) return [];
+  return unheld
+    .filter((tid) => tid !== pid)
+    .map((tid) => ({
       pid,
       where: `thread ${tid}`,
-      what: tid === pid ? 'the first thread has ended' : 'a thread that can not be held (io_uring or ended)',
+      what: 'a thread that can not be held (a worker of io_uring)',
       advice: 'not supported yet',
-    });
-  }
-  return obstacles;
+    }));
 }
 
 const ownNamespaces = new Map<string, string | undefined>();
@@ -125,11 +100,11 @@ function hasSameNamespaces(one: CensusTask, other: CensusTask): boolean {
   return identities(one).every((identity, index) => identity !== undefined && identity === wanted[index]);
 }
 
-function refuseNamespaces({ pid, census }: FrozenProcess, own: CensusTask | undefined): Obstacle[] {
+function refuseNamespaces({ pid, live, census }: FrozenProcess, own: CensusTask | undefined): Obstacle[] {
   if (census !== undefined && own !== undefined && hasSameNamespaces(census, own)) return [];
   const foreign = NAMESPACES.filter((name) => {
     const link = ownNamespace(name);
-    return link !== undefined && readLink(`/proc/${pid}/ns/${name}`) !== link;
+    return link !== undefined && readLink(`/proc/${live}/ns/${name}`) !== link;
   });
   if (foreign.length === 0) return [];
   const plural = foreign.length === 1 ? 'a namespace' : 'namespaces';

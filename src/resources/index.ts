@@ -31,10 +31,11 @@ export const fileKinds: readonly FileKind[] = [
   eventfd,
 ];
 
+/** Structures that processes may share: each is in the image once, under an objref of its own. */
+export const structureKinds = { sighand, fs } as const satisfies Record<string, TaskKind<'process'>>;
+
 /** Parts of a process's state, in the order in which they are brought back. */
 export const processKinds: readonly TaskKind<'process'>[] = [
-  sighand,
-  fs,
   limits,
   attributes,
   sharedPendingSignals,

@@ -16,9 +16,9 @@ export const limits = taskKind({
   scope: 'process',
   schema: LimitsSchema,
 
-  checkpoint({ pid }) {
+  checkpoint({ live }) {
     const message = {
-      limits: parseLimits(readProc(`/proc/${pid}/limits`)).map(({ soft, hard }) => ({ soft, hard })),
+      limits: parseLimits(readProc(`/proc/${live}/limits`)).map(({ soft, hard }) => ({ soft, hard })),
     };
     return () => message;
   },

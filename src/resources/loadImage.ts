@@ -14,13 +14,13 @@ import {
 import { type Process, ProcessSchema, type Thread } from '../image/generated/process_pb.js';
 import { decodePayload, type ImageRecord, readRecords } from '../image/reader.js';
 import type { LoadedFile, LoadedState } from '../objects/slice.js';
-import { PAGE_SIZE } from '../sys/uapi.js';
+import { NSIG, PAGE_SIZE } from '../sys/uapi.js';
 import { GENERAL_REGISTERS_SIZE } from '../tracee/arch/x86_64/registers.js';
 import { FILES_STRUCT_RECORD, loadFilesStruct } from './filesStruct.js';
-import { fileKinds, processKinds, threadKinds } from './index.js';
+import { fileKinds, processKinds, structureKinds, threadKinds } from './index.js';
 import { MEMORY_MAP_RECORD, SHARED_MEMORY_RECORD } from './mm/checkpoint.js';
 import { loadMappedFile, MAPPED_FILE_RECORD } from './mm/mappedFile.js';
-import { PROCESS_RECORD } from './process.js';
+import { endOf, PROCESS_RECORD } from './process.js';
 
 /** Where pages are in an image: each run's bytes follow those of the run before. */
 export interface PageRecord {
@@ -32,6 +32,7 @@ export interface PageRecord {
 export interface LoadedProcess {
   readonly objref: number;
   readonly message: Process;
+  /** Those of what it shares with a process before it are with that one. */
   readonly states: readonly LoadedState[];
   readonly threads: readonly { readonly message: Thread; readonly states: readonly LoadedState[] }[];
   readonly mm: MemoryMap;
@@ -43,7 +44,9 @@ export interface LoadedImage {
   readonly header: Header;
   /** Bytes. */
   readonly size: number;
-  /** Parents before children; the root first. */
+  /** All processes, parents before children; the root first. */
+  readonly members: readonly Process[];
+  /** Those that are no zombies, in the same order. */
   readonly processes: readonly LoadedProcess[];
   readonly files: ReadonlyMap<number, LoadedFile>;
   readonly mappedFiles: ReadonlyMap<number, MappedFile>;
@@ -59,7 +62,10 @@ export async function loadImage(fd: number): Promise<LoadedImage> {
   return loader.load(fstatSync(fd).size);
 }
 
-const taskKindByType = new Map([...processKinds, ...threadKinds].map((kind) => [kind.recordType, kind]));
+const structureKindList = Object.values(structureKinds);
+const taskKindByType = new Map(
+  [...structureKindList, ...processKinds, ...threadKinds].map((kind) => [kind.recordType, kind]),
+);
 const fileKindByType = new Map(fileKinds.map((kind) => [kind.recordType, kind]));
 const LAST_ADDRESS = 0x7fff_ffff_f000n;
 const MAX_DESCRIPTOR = 0x4000_0000;
@@ -94,6 +100,7 @@ class Loader {
     return {
       header,
       size,
+      members: this.processes.map(({ message }) => message),
       processes: this.linkProcesses(header),
       files: this.files,
       mappedFiles: this.mappedFiles,
@@ -266,52 +273,62 @@ class Loader {
   }
 
   private linkProcesses(header: Header): LoadedProcess[] {
-    const known = new Set<number>();
+    const threads = new Map<number, ReadonlySet<number>>();
     const tids = new Set<number>();
-    const linked = this.processes.map(({ record, message }, index): LoadedProcess => {
+    const told = new Set<number>();
+    const linked = this.processes.map(({ record, message }, index): LoadedProcess | undefined => {
       const name = `process[${record.objref}]`;
       const wrong = (field: string, problem: string): never => {
         throw new ImageError(record.payloadOffset, `${name}.${field}`, problem);
       };
-      const isRoot = index === 0;
-      if (isRoot ? message.pid !== header.rootPid : !known.has(message.parent)) {
-        wrong(
-          isRoot ? 'pid' : 'parent',
-          isRoot ? 'not the root of the header' : `there is no process ${message.parent}`,
-        );
-      }
-      if (message.threads[0]?.tid !== message.pid) wrong('threads[0].tid', 'not the pid of the process');
-      message.threads.forEach((thread, at) => {
-        const field = `threads[${at}]`;
-        if (thread.tid <= 0 || tids.has(thread.tid))
-          wrong(`${field}.tid`, `${thread.tid} is taken or not allowed`);
-        if (thread.registers.length !== GENERAL_REGISTERS_SIZE) {
-          wrong(
-            `${field}.registers`,
-            `${thread.registers.length} bytes instead of ${GENERAL_REGISTERS_SIZE}`,
-          );
+      const { pid, parent, parentThread, zombie } = message;
+      if (index === 0) {
+        if (pid !== header.rootPid) wrong('pid', 'not the root of the header');
+        if (parent !== 0) wrong('parent', `the root has a parent, ${parent}`);
+        if (zombie !== undefined) wrong('zombie', 'the root has ended');
+      } else {
+        if (!threads.has(parent)) wrong('parent', `there is no process ${parent}`);
+        if (!threads.get(parent)?.has(parentThread)) {
+          wrong('parentThread', `process ${parent} has no thread ${parentThread}`);
         }
-        tids.add(thread.tid);
-      });
-      known.add(message.pid);
-      const mm =
-        this.spaces.get(message.mm)?.message ?? wrong('mm', `there is no address space ${message.mm}`);
-      const files =
-        this.tables.get(message.files) ?? wrong('files', `there is no file table ${message.files}`);
-      return {
-        objref: record.objref,
-        message,
-        mm,
-        files,
-        states: this.statesOf(record.objref, processKinds),
-        threads: message.threads.map((thread) => ({
-          message: thread,
-          states: this.statesOf(thread.objref, threadKinds),
-        })),
-      };
+      }
+      if (message.exitSignal > NSIG) wrong('exitSignal', `there is no signal ${message.exitSignal}`);
+      if (zombie !== undefined && endOf(zombie.status) === undefined) {
+        wrong('zombie.status', `no process ends with the status ${zombie.status}`);
+      }
+      checkThreads(message, tids, wrong);
+      threads.set(pid, new Set(zombie === undefined ? message.threads.map(({ tid }) => tid) : []));
+      return zombie === undefined ? this.linkProcess(record, message, told, wrong) : undefined;
     });
     if (linked.length === 0) throw new ImageError(0, 'processes', 'there are none');
-    return linked;
+    return linked.filter((process) => process !== undefined);
+  }
+
+  /** `told` has the objrefs of shared structures that earlier processes tell of. */
+  private linkProcess(
+    { objref }: ImageRecord,
+    message: Process,
+    told: Set<number>,
+    wrong: (field: string, problem: string) => never,
+  ): LoadedProcess {
+    const mm = this.spaces.get(message.mm)?.message ?? wrong('mm', `there is no address space ${message.mm}`);
+    const files = this.tables.get(message.files) ?? wrong('files', `there is no file table ${message.files}`);
+    const structures = [message.sighand, message.fs].flatMap((shared) => {
+      if (shared === 0 || told.has(shared)) return [];
+      told.add(shared);
+      return this.statesOf(shared, structureKindList);
+    });
+    return {
+      objref,
+      message,
+      mm,
+      files,
+      states: [...structures, ...this.statesOf(objref, processKinds)],
+      threads: message.threads.map((thread) => ({
+        message: thread,
+        states: this.statesOf(thread.objref, threadKinds),
+      })),
+    };
   }
 
   /** In the registry's order, whatever the stream's was. */
@@ -332,4 +349,35 @@ function coveredByPrivate(vmas: MemoryMap['vmas'], start: bigint, end: bigint): 
     if (at >= end) return true;
   }
   return false;
+}
+
+function checkThreads(
+  { pid, threads, zombie }: Process,
+  taken: Set<number>,
+  wrong: (field: string, problem: string) => never,
+): void {
+  if (threads[0]?.tid !== pid) wrong('threads[0].tid', 'not the pid of the process');
+  threads.forEach((thread, index) => {
+    const field = `threads[${index}]`;
+    if (thread.tid <= 0 || taken.has(thread.tid)) {
+      wrong(`${field}.tid`, `${thread.tid} is taken or not allowed`);
+    }
+    taken.add(thread.tid);
+    if (zombie !== undefined) {
+      if (index > 0) wrong(field, 'a zombie has no threads');
+      return;
+    }
+    if (thread.ended !== undefined) {
+      if (index > 0 || threads.length === 1)
+        wrong(`${field}.ended`, 'only a leader of other threads can have ended');
+      const end = endOf(thread.ended);
+      if (end === undefined || !('status' in end)) {
+        wrong(`${field}.ended`, `no leader ends with the status ${thread.ended}`);
+      }
+      return;
+    }
+    if (thread.registers.length !== GENERAL_REGISTERS_SIZE) {
+      wrong(`${field}.registers`, `${thread.registers.length} bytes instead of ${GENERAL_REGISTERS_SIZE}`);
+    }
+  });
 }

@@ -6,7 +6,7 @@ import type { Descriptor, FrozenProcess } from '../objects/frozenProcess.js';
 import { KcmpIndex } from '../objects/kcmpIndex.js';
 import type { ObjectTable, TableObject } from '../objects/objectTable.js';
 import type { FileCheckpoint, FileKind, OpenFile } from '../objects/slice.js';
-import { getDescriptor, openPidfd } from '../sys/process.js';
+import { getDescriptor, openPidfd, openThreadPidfd } from '../sys/process.js';
 import { kcmpType, open } from '../sys/uapi.js';
 import type { Containment } from './containment/containment.js';
 import { external } from './external.js';
@@ -33,7 +33,7 @@ export class OpenFiles implements Disposable {
 
   /** Adds all slots of a process's table. */
   collect(process: FrozenProcess): void {
-    for (const descriptor of process.descriptors) this.collectSlot(process.pid, descriptor);
+    for (const descriptor of process.descriptors) this.collectSlot(process, descriptor);
   }
 
   /** Finds out the kind of each file. Returns what can't be brought back. */
@@ -56,9 +56,9 @@ export class OpenFiles implements Disposable {
   }
 
   /** The object of a slot. */
-  objectOf(pid: number, descriptor: Descriptor): TableObject {
-    const { value } = this.findOrAdd(pid, descriptor, () => {
-      throw new InternalError(`pid ${pid} fd ${descriptor.fd} was not collected`);
+  objectOf(process: FrozenProcess, descriptor: Descriptor): TableObject {
+    const { value } = this.findOrAdd(process, descriptor, () => {
+      throw new InternalError(`pid ${process.pid} fd ${descriptor.fd} was not collected`);
     });
     return value.object;
   }
@@ -77,10 +77,12 @@ export class OpenFiles implements Disposable {
     this.pidfds.clear();
   }
 
-  private collectSlot(pid: number, descriptor: Descriptor): void {
-    const { value, fresh } = this.findOrAdd(pid, descriptor, (identity) => ({
+  private collectSlot(process: FrozenProcess, descriptor: Descriptor): void {
+    const { pid, live } = process;
+    const { value, fresh } = this.findOrAdd(process, descriptor, (identity) => ({
       object: this.table.add('file', identity),
       pid,
+      live,
       descriptor,
       slots: [],
     }));
@@ -96,13 +98,13 @@ export class OpenFiles implements Disposable {
   }
 
   private findOrAdd(
-    pid: number,
+    { pid, live }: FrozenProcess,
     descriptor: Descriptor,
     make: (identity: Identity | undefined) => OpenFile,
   ): { value: OpenFile; fresh: boolean } {
     const identity = this.containment?.identityOf(pid, descriptor.fd);
     if (identity === undefined) {
-      return this.index.findOrAdd(groupOf(descriptor), pid, descriptor.fd, () => make(undefined));
+      return this.index.findOrAdd(groupOf(descriptor), live, descriptor.fd, () => make(undefined));
     }
     const known = this.byIdentity.get(identity);
     if (known !== undefined) return { value: known, fresh: false };
@@ -118,7 +120,7 @@ export class OpenFiles implements Disposable {
         return writer;
       },
       borrow: (file, use) => {
-        const fd = getDescriptor(this.pidfdOf(file.pid), file.descriptor.fd);
+        const fd = getDescriptor(this.pidfdOf(file), file.descriptor.fd);
         try {
           return use(fd);
         } finally {
@@ -138,11 +140,11 @@ export class OpenFiles implements Disposable {
     };
   }
 
-  private pidfdOf(pid: number): number {
-    let pidfd = this.pidfds.get(pid);
+  private pidfdOf({ pid, live }: OpenFile): number {
+    let pidfd = this.pidfds.get(live);
     if (pidfd === undefined) {
-      pidfd = openPidfd(pid);
-      this.pidfds.set(pid, pidfd);
+      pidfd = live === pid ? openPidfd(pid) : openThreadPidfd(live);
+      this.pidfds.set(live, pidfd);
     }
     return pidfd;
   }

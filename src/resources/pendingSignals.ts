@@ -19,8 +19,8 @@ export const sharedPendingSignals = taskKind({
   },
   validate: validateSiginfo,
   // The kernel lets a task queue any siginfo to itself: nothing in it needs to be changed.
-  restart({ siginfo }, calls, { pid }) {
-    for (const info of siginfo) calls.call('rt_sigqueueinfo', [pid, signalNumber(info), info]);
+  restart({ siginfo }, calls, { ownPid }) {
+    for (const info of siginfo) calls.call('rt_sigqueueinfo', [ownPid, signalNumber(info), info]);
   },
 });
 
@@ -36,8 +36,10 @@ export const pendingSignals = taskKind({
     return () => (siginfo.length === 0 ? undefined : { siginfo });
   },
   validate: validateSiginfo,
-  restart({ siginfo }, calls, { pid, tid }) {
-    for (const info of siginfo) calls.call('rt_tgsigqueueinfo', [pid, tid, signalNumber(info), info]);
+  restart({ siginfo }, calls, { ownPid, ownTid }) {
+    for (const info of siginfo) {
+      calls.call('rt_tgsigqueueinfo', [ownPid, ownTid, signalNumber(info), info]);
+    }
   },
 });
 

@@ -2,8 +2,8 @@ import { SighandSchema } from '../image/generated/sighand_pb.js';
 import { taskKind } from '../objects/slice.js';
 import type { ProcStatus } from '../procfs/status.js';
 import { kernelSigaction } from '../sys/structs.js';
-import { NSIG, SIG_DFL, signal } from '../sys/uapi.js';
-import { RemoteOutput } from '../tracee/remoteCalls.js';
+import { NSIG, SIG_DFL, SIG_IGN, signal } from '../sys/uapi.js';
+import { type RemoteCalls, RemoteOutput } from '../tracee/remoteCalls.js';
 
 const SIGSET_SIZE = 8;
 
@@ -79,4 +79,14 @@ function worthAsking({ caughtSignals, ignoredSignals }: ProcStatus): number[] {
 function isDefault(action: Buffer): boolean {
   const { sa_handler, sa_flags } = kernelSigaction.offsets;
   return action.readBigUInt64LE(sa_handler) === SIG_DFL && action.readBigUInt64LE(sa_flags) === 0n;
+}
+
+/** Queues calls that take away pending signals of these numbers: the kernel drops what becomes ignored. */
+export function discardSignals(signals: readonly number[], calls: RemoteCalls): void {
+  for (const number of signals) {
+    for (const handler of [SIG_IGN, SIG_DFL]) {
+      calls.call('rt_sigaction', [number, kernelSigaction.encode({ sa_handler: handler }), 0, SIGSET_SIZE]);
+    }
+  }
+  calls.flush();
 }

@@ -136,6 +136,22 @@ export function openPidfd(pid: number): number {
   return check(trySyscall(nr.pidfd_open, pid, 0), 'pidfd_open', `pid ${pid}`);
 }
 
+/** As {@link openPidfd}, for a thread whose leader has ended. Linux 6.9 and later. */
+export function openThreadPidfd(tid: number): number {
+  const PIDFD_THREAD = 0o200;
+  return check(trySyscall(nr.pidfd_open, tid, PIDFD_THREAD), 'pidfd_open', `thread ${tid}`);
+}
+
+/**
+ * Whether a number is in use: by a process or thread, or by a session or process group whose leader has ended.
+ * Source: pidfd_open(2).
+ */
+export function isPidInUse(pid: number): boolean {
+  const result = trySyscall(nr.pidfd_open, pid, 0);
+  if (result >= 0) closeSync(result);
+  return result !== -ESRCH;
+}
+
 /** A copy of another process's descriptor, close-on-exec. Source: pidfd_getfd(2). */
 export function getDescriptor(pidfd: number, fd: number): number {
   return check(trySyscall(nr.pidfd_getfd, pidfd, fd, 0), 'pidfd_getfd', `descriptor ${fd}`);
@@ -157,8 +173,3 @@ export function sleepSync(milliseconds: number): void {
   Atomics.wait(sleepCell, 0, 0, milliseconds);
 }
 const sleepCell = new Int32Array(new SharedArrayBuffer(4));
-
-/** Blocks this thread. For moments only, while tasks are held. */
-export function waitMilliseconds(milliseconds: number): void {
-  Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, milliseconds);
-}

@@ -41,7 +41,7 @@ export const PTRACE_PEEKSIGINFO_SHARED = 1;
 export const regset = { NT_PRSTATUS: 1, NT_X86_XSTATE: 0x202 } as const;
 
 /** sys/wait.h */
-export const wait = { WNOHANG: 1, WEXITED: 4, WNOWAIT: 0x1000000, __WALL: 0x40000000 } as const;
+export const wait = { WNOHANG: 1, WUNTRACED: 2, WEXITED: 4, WNOWAIT: 0x1000000, __WALL: 0x40000000 } as const;
 
 /** fcntl.h */
 export const open = {
@@ -193,8 +193,20 @@ export const FIONREAD = 0x541b;
 export const pollEvent = { POLLIN: 1, POLLOUT: 4, POLLERR: 8, POLLHUP: 16 } as const;
 
 /** signal.h */
-export const signal = { SIGKILL: 9, SIGCHLD: 17, SIGSTOP: 19, SIGTRAP: 5, SIGURG: 23, SIGWINCH: 28 } as const;
+export const signal = {
+  SIGTRAP: 5,
+  SIGKILL: 9,
+  SIGCHLD: 17,
+  SIGCONT: 18,
+  SIGSTOP: 19,
+  SIGTSTP: 20,
+  SIGTTIN: 21,
+  SIGTTOU: 22,
+  SIGURG: 23,
+  SIGWINCH: 28,
+} as const;
 export const SIG_DFL = 0n;
+export const SIG_IGN = 1n;
 export const SIG_BLOCK_ALL = 0xffffffffffffffffn;
 export const NSIG = 64;
 /** sigaltstack(2): the thread runs on it (1), it is switched off (2). */

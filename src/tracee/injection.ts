@@ -9,11 +9,13 @@ import { type Registers, resolveInterruptedSyscall } from './arch/x86_64/registe
 import type { RemoteMemory } from './memory.js';
 import { type CodeRunner, RemoteCalls } from './remoteCalls.js';
 import { SCRATCH_CODE_SIZE, SCRATCH_SIZE, type Scratch, scratchAt } from './scratch.js';
-import { describeStop, type Tracee } from './tracee.js';
+import { describeStop, isEventStop, type Tracee } from './tracee.js';
 
 /** A stopped thread with the state that it had when it stopped. */
 export interface StoppedThread {
   readonly tracee: Tracee;
+  /** Its id as it sees it itself. */
+  readonly ownTid: number;
   readonly registers: Registers;
   readonly signalMask: bigint;
 }
@@ -21,6 +23,8 @@ export interface StoppedThread {
 /** What the injection must know of the process. */
 export interface InjectionTarget {
   readonly pid: number;
+  /** As the process sees it itself. */
+  readonly ownPid: number;
   readonly leader: StoppedThread;
   readonly memory: RemoteMemory;
   readonly used: readonly AddressRange[];
@@ -176,8 +180,8 @@ export class Injection implements Disposable {
 
   private appendEndSignal(assembler: Assembler, thread: StoppedThread): void {
     assembler.systemCall(nr.tgkill, [
-      BigInt(this.target.pid),
-      BigInt(thread.tracee.tid),
+      BigInt(this.target.ownPid),
+      BigInt(thread.ownTid),
       BigInt(this.endSignal),
     ]);
   }
@@ -206,12 +210,15 @@ export class Injection implements Disposable {
     for (;;) {
       const stop = tracee.wait();
       if (stop.kind === 'signal' && stop.signal === this.endSignal) {
-        if (tracee.signalInfo().pid === this.target.pid) return;
+        if (tracee.signalInfo().pid === this.target.ownPid) return;
         // Somebody else's: its disposition ignores it, or chooseEndSignal would have taken another.
         tracee.resume();
       } else if (stop.kind === 'signal' && stop.signal === signal.SIGSTOP) {
         // Can't be blocked. It is sent again once the thread has its own state back.
         this.stopRequested = true;
+        tracee.resume();
+      } else if (isEventStop(stop)) {
+        // A process that a signal has stopped is told that another one lets it continue.
         tracee.resume();
       } else {
         throw new TaskLostError(tracee.tid, `task ${tracee.tid} did not finish a program`, {

@@ -5,7 +5,7 @@ import { createMemfd } from '../sys/descriptors.js';
 import { errnoName, errnoText } from '../sys/errno.js';
 import { spawnBare } from '../sys/process.js';
 import { systemCallError } from '../sys/syscall.js';
-import { mapFlag, prot, ptraceOption } from '../sys/uapi.js';
+import { mapFlag, prot, ptraceOption, SIG_BLOCK_ALL } from '../sys/uapi.js';
 import { type AddressRange, advance, type RemoteAddress } from './address.js';
 import type { Assembler } from './arch/x86_64/machineCode.js';
 import { stubCode } from './arch/x86_64/machineCode.js';
@@ -19,6 +19,9 @@ import { describeStop, isEventStop, type Stop, Tracee } from './tracee.js';
  * had pending comes before, and the tracer takes it before anybody could.
  */
 export const RESTART_END_SIGNAL = 64;
+
+/** Blocked while a task is built: everything but that signal. */
+export const BUILDING_MASK = SIG_BLOCK_ALL & ~(1n << BigInt(RESTART_END_SIGNAL - 1));
 
 /** New tasks stop before their first instruction, and all end with this process. */
 export const RESTART_OPTIONS =
@@ -131,13 +134,17 @@ function stubSyscallInstruction(): bigint {
   return BigInt(STUB_BASE + at);
 }
 
-/** The queue of calls of a task that is being built: it has nothing of its own yet that could be harmed. */
+/**
+ * The queue of calls of a task that is being built: it has nothing of its own yet that could be harmed.
+ * `ownPid` and `ownTid` are what the task sees itself; `onBirth` is told what it makes, as this process sees it.
+ */
 export function callsOfNewTask(
   tracee: Tracee,
-  pid: number,
+  ownPid: number,
+  ownTid: number,
   memory: RemoteMemory,
   scratch: Scratch,
-  onBirth: (tid: number) => void = () => undefined,
+  onBirth: (tid: number) => void,
 ): RemoteCalls {
   const runner: CodeRunner = {
     tid: tracee.tid,
@@ -145,7 +152,11 @@ export function callsOfNewTask(
     scratch,
     epilogueSize: 64,
     appendEpilogue(assembler: Assembler) {
-      assembler.systemCall(nr.tgkill, [BigInt(pid), BigInt(tracee.tid), BigInt(RESTART_END_SIGNAL)]).hang();
+      // Let go on from there without another call to make, it says again that it is at the end.
+      const end = assembler.length;
+      assembler
+        .systemCall(nr.tgkill, [BigInt(ownPid), BigInt(ownTid), BigInt(RESTART_END_SIGNAL)])
+        .jumpBack(end);
     },
     start() {
       const registers = tracee.getRegisters();

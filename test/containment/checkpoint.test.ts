@@ -6,7 +6,7 @@ import { type CheckpointOptions, checkpoint } from '../../src/checkpoint.js';
 import { LeakError } from '../../src/errors.js';
 import { inspect } from '../../src/inspect.js';
 import { restart } from '../../src/restart.js';
-import { waitMilliseconds } from '../../src/sys/process.js';
+import { sleepSync } from '../../src/sys/process.js';
 import { findProgram, Job, lastingLeftovers, STASIS, skipWithoutBpf, workload } from '../roundtrip/job.js';
 
 const skip = skipWithoutBpf;
@@ -136,7 +136,7 @@ for (const { name, mode, request, reply, meaning, ...more } of races) {
       const pid = Number(job.read('inside'));
       const ask = (what: string, answer: string): void => {
         writeFileSync(job.path(what), '');
-        for (let i = 0; i < 2000 && !existsSync(job.path(answer)); i++) waitMilliseconds(2);
+        for (let i = 0; i < 2000 && !existsSync(job.path(answer)); i++) sleepSync(2);
         assert.ok(existsSync(job.path(answer)), `the process outside did not ${what}`);
       };
       if ('before' in more) ask(more.before, 'opened');

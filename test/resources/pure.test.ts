@@ -10,8 +10,9 @@ import { MEMORY_MAP_RECORD, SHARED_MEMORY_RECORD } from '../../src/resources/mm/
 import { MAPPED_FILE_RECORD } from '../../src/resources/mm/mappedFile.js';
 import { intersect, readPagemap, split, surveyPages } from '../../src/resources/mm/pages.js';
 import { PROCESS_RECORD } from '../../src/resources/process.js';
-import { type Member, planBirths } from '../../src/resources/tree/sessions.js';
+import { type BirthPlan, type Creation, type Member, planBirths } from '../../src/resources/tree/births.js';
 import { addressOf } from '../../src/sys/syscall.js';
+import { cloneFlag } from '../../src/sys/uapi.js';
 import { type AddressRange, remoteAddress } from '../../src/tracee/address.js';
 import { VERSION } from '../../src/version.js';
 
@@ -103,53 +104,135 @@ test('parts have all pages in order, and none is too large', () => {
   );
 });
 
-/** Plays a plan through as the kernel would: who is in which session and group at the end. */
-function play(members: readonly Member[]): Map<number, { session: number; group: number }> {
-  const { births } = planBirths(members);
-  const state = new Map<number, { session: number; group: number }>();
-  const root = members[0];
-  if (root !== undefined) state.set(root.pid, { session: 0, group: 0 });
-  for (const { member, leadsSession, leadsGroup, childrenBefore, childrenAfter, birthGroup } of births) {
-    const own = state.get(member.pid);
-    assert.ok(own !== undefined);
-    assert.equal(own.group, birthGroup);
-    if (leadsGroup) own.group = member.pid;
-    for (const child of childrenBefore) state.set(child.pid, { ...own });
-    if (leadsSession) own.session = own.group = member.pid;
-    for (const child of childrenAfter) state.set(child.pid, { ...own });
+interface Placed {
+  parent: number;
+  session: number;
+  group: number;
+}
+
+/** Plays a plan through as the kernel would: who is where when all is done. */
+function play(plan: BirthPlan, root: number): Map<number, Placed> {
+  const state = new Map<number, Placed>([[root, { parent: 0, session: 0, group: 0 }]]);
+  const at = (pid: number): Placed => {
+    const found = state.get(pid);
+    assert.ok(found !== undefined, `${pid} is not there`);
+    return found;
+  };
+  const make = (parent: number, creations: readonly Creation[]): void => {
+    for (const { pid } of creations) state.set(pid, { ...at(parent), parent });
+  };
+  for (const { pid, leadsSession, leadsGroup, childrenBefore, childrenAfter } of plan.births) {
+    const own = at(pid);
+    make(pid, childrenBefore);
+    if (leadsSession) {
+      assert.notEqual(own.group, pid, 'setsid(2) fails for the leader of a group');
+      own.session = own.group = pid;
+    }
+    make(pid, childrenAfter);
+    if (leadsGroup) own.group = pid;
+  }
+  for (const { pid, joins } of plan.births) {
+    if (joins === 0) continue;
+    const there = [...state.values()].some(
+      ({ group, session }) => group === joins && session === at(pid).session,
+    );
+    assert.ok(there, `setpgid(2) fails: group ${joins} is not in session ${at(pid).session}`);
+    at(pid).group = joins;
+  }
+  for (const { pid, adopter } of plan.ghosts) {
+    state.delete(pid);
+    for (const placed of state.values()) if (placed.parent === pid) placed.parent = adopter;
   }
   return state;
 }
 
-test('every process of a tree that was really forked gets its session', () => {
-  // A tree grows as trees do: any member forks, or makes a session of its own.
-  const acts = fc.array(fc.tuple(fc.nat(), fc.boolean()), { maxLength: 40 });
+/** What may happen in the life of a tree whose root adopts orphans. */
+const lives = fc.array(
+  fc.tuple(
+    fc.constantFrom('fork', 'fork', 'fork', 'setsid', 'lead', 'join', 'end'),
+    fc.nat(999),
+    fc.nat(999),
+  ),
+  { maxLength: 60, size: 'max' },
+);
+
+test('every process of a tree that really grew gets its parent, session and group again', () => {
+  let ghosts = 0;
   fc.assert(
-    fc.property(acts, (steps) => {
-      const members: { pid: number; parent: number; session: number; processGroup: number }[] = [
-        { pid: 100, parent: 0, session: 0, processGroup: 0 },
-      ];
-      for (const [choice, forks] of steps) {
-        const actor = members[choice % members.length];
-        if (actor === undefined) continue;
-        if (forks) members.push({ ...actor, pid: 100 + members.length, parent: actor.pid });
-        else if (actor.processGroup !== actor.pid) actor.session = actor.processGroup = actor.pid;
+    fc.property(lives, (acts) => {
+      const root = { pid: 100, parent: 0, session: 0, processGroup: 0 };
+      let members = [root];
+      let born = 0;
+      for (const [act, choice, second] of acts) {
+        const actor = members[choice % members.length] ?? root;
+        const other = members[second % members.length] ?? root;
+        const isGroup = members.some(({ processGroup }) => processGroup === actor.pid);
+        const isLed = members.some((member) => member !== actor && member.processGroup === actor.pid);
+        if (act === 'fork') members.push({ ...actor, pid: 101 + born++, parent: actor.pid });
+        else if (act === 'setsid' && !isGroup) actor.session = actor.processGroup = actor.pid;
+        else if (act === 'lead' && actor.session !== actor.pid) actor.processGroup = actor.pid;
+        else if (act === 'join' && !isLed && actor.session !== actor.pid && actor.session === other.session) {
+          actor.processGroup = other.processGroup;
+        } else if (act === 'end' && actor !== root) {
+          members = members.filter((member) => member !== actor);
+          const orphans = members.filter(({ parent }) => parent === actor.pid);
+          for (const orphan of orphans) orphan.parent = root.pid;
+          members = [...members.filter((member) => !orphans.includes(member)), ...orphans];
+        }
       }
-      const pids = new Set(members.map(({ pid }) => pid));
-      const { obstacles } = planBirths(members);
-      assert.deepEqual(obstacles, []);
-      const state = play(members.filter(({ pid }) => pids.has(pid)));
-      for (const { pid, session } of members) assert.equal(state.get(pid)?.session, session);
+      // Parents first, as a walk from the root finds them.
+      const ordered = [root];
+      for (const { pid } of ordered) ordered.push(...members.filter(({ parent }) => parent === pid));
+      const plan = planBirths(ordered.map(asMember));
+      assert.deepEqual(plan.obstacles, []);
+      ghosts += plan.ghosts.length;
+      const state = play(plan, root.pid);
+      assert.deepEqual([...state.keys()].sort(), ordered.map(({ pid }) => pid).sort());
+      for (const { pid, parent, session, processGroup } of ordered) {
+        assert.deepEqual({ pid, ...state.get(pid) }, { pid, parent, session, group: processGroup });
+      }
     }),
+    { numRuns: 1000 },
   );
+  assert.ok(ghosts > 100, `only ${ghosts} ghosts: the trees are too tame`);
 });
 
-test('a session that nobody could have brought about is an obstacle', () => {
-  const { obstacles } = planBirths([
-    { pid: 1, parent: 0, session: 0, processGroup: 0 },
-    { pid: 2, parent: 1, session: 99, processGroup: 99 },
+function asMember(place: {
+  readonly pid: number;
+  readonly parent: number;
+  readonly session: number;
+  readonly processGroup: number;
+}): Member {
+  return { ...place, parentThread: place.parent, mm: 0, files: 0, fs: 0, sighand: 0 };
+}
+
+test('a session into which nobody in the tree can bring a process is an obstacle', () => {
+  const { obstacles } = planBirths(
+    [
+      { pid: 1, parent: 0, session: 0, processGroup: 0 },
+      { pid: 2, parent: 1, session: 2, processGroup: 2 },
+      { pid: 3, parent: 2, session: 0, processGroup: 0 },
+      { pid: 4, parent: 3, session: 4, processGroup: 4 },
+      { pid: 5, parent: 4, session: 2, processGroup: 2 },
+    ].map(asMember),
+  );
+  assert.deepEqual(
+    obstacles.map(({ pid }) => pid),
+    [5],
+  );
+  assert.match(obstacles[0]?.what ?? '', /session 2/);
+});
+
+test('what is shared with others than the parent is an obstacle', () => {
+  const plain = { session: 0, processGroup: 0 };
+  const { births, obstacles } = planBirths([
+    { ...asMember({ pid: 1, parent: 0, ...plain }), mm: 7, files: 8 },
+    { ...asMember({ pid: 2, parent: 1, ...plain }), mm: 7, files: 9 },
+    { ...asMember({ pid: 3, parent: 1, ...plain }), mm: 10, files: 9 },
   ]);
-  assert.equal(obstacles.length, 2);
-  assert.match(obstacles[0]?.what ?? '', /session 99/);
-  assert.match(obstacles[1]?.what ?? '', /process group 99 has lost its leader/);
+  assert.equal(births[0]?.childrenAfter[0]?.flags, cloneFlag.CLONE_VM);
+  assert.deepEqual(
+    obstacles.map(({ pid, what }) => [pid, /file table/.test(what)]),
+    [[3, true]],
+  );
 });

@@ -37,6 +37,7 @@ export class Job implements AsyncDisposable {
   private readonly snapshot = `${this.directory}.snapshot`;
   private child: ChildProcess | undefined;
   private ended: Promise<number | string> = Promise.resolve(0);
+  private stopsItself = false;
 
   /** Starts a program; its standard input is empty, its output goes to the files `out` and `err`. */
   start(command: string, args: readonly string[] = [], environment: Record<string, string> = {}): this {
@@ -58,6 +59,7 @@ export class Job implements AsyncDisposable {
   /** Starts a workload and waits until it is set up. */
   async startWorkload(name: string, args: readonly string[] = []): Promise<this> {
     this.start(workload(name), args);
+    this.stopsItself = name === 'stopped';
     await this.until(() => existsSync(this.path('ready')), 'ready');
     return this;
   }
@@ -127,6 +129,11 @@ export class Job implements AsyncDisposable {
     }
   }
 
+  /** As {@link lastingLeftovers}, for all of it, before or after a restart. */
+  leftovers(): Promise<string[]> {
+    return lastingLeftovers(this.pid, this.stopsItself);
+  }
+
   /** Ends what the job started and is still there, by pid: whatever works in the job's own directory. */
   async [Symbol.asyncDispose](): Promise<void> {
     for (const pid of readNumbersIfAlive('/proc') ?? []) {
@@ -138,8 +145,8 @@ export class Job implements AsyncDisposable {
   }
 }
 
-/** What shows that a checkpoint has not let a task go as it was. */
-export function leftovers(root: number): string[] {
+/** What shows that a checkpoint has not let a task go as it was. Some jobs stop processes of theirs themselves. */
+export function leftovers(root: number, stopsItself = false): string[] {
   const problems: string[] = [];
   for (const { pid, threads } of listTree(root)) {
     for (const tid of threads) {
@@ -149,7 +156,7 @@ export function leftovers(root: number): string[] {
       const { tracer, blockedSignals } = parseStatus(status);
       const { state } = parseStat(stat);
       if (tracer !== 0) problems.push(`${tid} is traced by ${tracer}`);
-      if (state === 't' || state === 'T') problems.push(`${tid} is stopped`);
+      if (state === 't' || (state === 'T' && !stopsItself)) problems.push(`${tid} is stopped`);
       if (blockedSignals > 0x7fff_ffff_ffff_f000n)
         problems.push(`${tid} blocks ${blockedSignals.toString(16)}`);
     }
@@ -161,11 +168,11 @@ export function leftovers(root: number): string[] {
  * As {@link leftovers}, after whatever was under way had time to come to its end: a task whose tracer died
  * finishes the program that it is in, and the C library blocks signals for moments of its own.
  */
-export async function lastingLeftovers(root: number): Promise<string[]> {
-  let problems = leftovers(root);
+export async function lastingLeftovers(root: number, stopsItself = false): Promise<string[]> {
+  let problems = leftovers(root, stopsItself);
   for (let attempt = 0; attempt < 300 && problems.length > 0; attempt++) {
     await sleep(10);
-    problems = leftovers(root);
+    problems = leftovers(root, stopsItself);
   }
   return problems;
 }

@@ -4,7 +4,7 @@ import { type CheckpointOptions, checkpoint } from '../../src/checkpoint.js';
 import { UnsupportedError } from '../../src/errors.js';
 import { FrozenTree } from '../../src/freezer/freeze.js';
 import { restart } from '../../src/restart.js';
-import { Job, lastingLeftovers, skipUnlessRoot, sleep } from './job.js';
+import { Job, skipUnlessRoot, sleep } from './job.js';
 
 /** Every workload verifies itself; each runs in all modes. */
 const WORKLOADS = [
@@ -18,6 +18,10 @@ const WORKLOADS = [
   'locks',
   'eventfds',
   'waiting',
+  'zombies',
+  'orphans',
+  'stopped',
+  'shared',
 ];
 
 /** What is refused because the kernel does not tell enough. */
@@ -37,14 +41,14 @@ const MODES: Readonly<Record<string, Mode>> = {
       assert.ok(frozen.processes.length > 0);
       await sleep(3);
     }
-    assert.deepEqual(await lastingLeftovers(job.pid), []);
+    assert.deepEqual(await job.leftovers(), []);
     await finish(job);
   },
 
   async 'checkpoint and continue'(job) {
     for (let i = 0; i < 3; i++) {
       await save(job, { force: true });
-      assert.deepEqual(await lastingLeftovers(job.pid), []);
+      assert.deepEqual(await job.leftovers(), []);
       await sleep(10);
     }
     await finish(job);
@@ -106,7 +110,7 @@ async function restartAndFinish(job: Job): Promise<void> {
   const root = await restart({ input: job.image });
   const end = root.wait();
   await sleep(30);
-  assert.deepEqual(await lastingLeftovers(root.pid), []);
+  assert.deepEqual(await job.leftovers(), []);
   job.stop();
   assert.equal(await job.result(), 'PASS');
   assert.deepEqual(await end, { kind: 'exited', status: 0 });

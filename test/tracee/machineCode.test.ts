@@ -52,7 +52,7 @@ test('results are stored, loaded, moved and compared', { skip }, () => {
         .moveResult('r12')
         .jumpToEndOnError()
         .popFlags()
-        .hang()
+        .jumpBack(39)
         .markEnd(),
     ),
     [

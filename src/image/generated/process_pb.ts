@@ -10,10 +10,10 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file process.proto.
  */
 export const file_process: GenFile = /*@__PURE__*/
-  fileDesc("Cg1wcm9jZXNzLnByb3RvEgZzdGFzaXMimwEKB1Byb2Nlc3MSCwoDcGlkGAEgASgNEg4KBnBhcmVudBgCIAEoDRIVCg1wcm9jZXNzX2dyb3VwGAMgASgNEg8KB3Nlc3Npb24YBCABKA0SCgoCbW0YBSABKA0SDQoFZmlsZXMYBiABKA0SHwoHdGhyZWFkcxgHIAMoCzIOLnN0YXNpcy5UaHJlYWQSDwoHY29tbWFuZBgIIAEoCSJlCgZUaHJlYWQSDgoGb2JqcmVmGAEgASgNEgsKA3RpZBgCIAEoDRIRCglyZWdpc3RlcnMYAyABKAwSFgoOZXh0ZW5kZWRfc3RhdGUYBCABKAwSEwoLc2lnbmFsX21hc2sYBSABKARiBnByb3RvMw");
+  fileDesc("Cg1wcm9jZXNzLnByb3RvEgZzdGFzaXMiuwIKB1Byb2Nlc3MSCwoDcGlkGAEgASgNEg4KBnBhcmVudBgCIAEoDRIVCg1wcm9jZXNzX2dyb3VwGAMgASgNEg8KB3Nlc3Npb24YBCABKA0SCgoCbW0YBSABKA0SDQoFZmlsZXMYBiABKA0SHwoHdGhyZWFkcxgHIAMoCzIOLnN0YXNpcy5UaHJlYWQSDwoHY29tbWFuZBgIIAEoCRIKCgJmcxgJIAEoDRIPCgdzaWdoYW5kGAogASgNEhUKDXBhcmVudF90aHJlYWQYCyABKA0SEwoLZXhpdF9zaWduYWwYDCABKA0SHgoGem9tYmllGA0gASgLMg4uc3Rhc2lzLlpvbWJpZRIgCgdzdG9wcGVkGA4gASgLMg8uc3Rhc2lzLlN0b3BwZWQSEwoLbmVzdGVkX3BpZHMYDyADKA0imAEKBlRocmVhZBIOCgZvYmpyZWYYASABKA0SCwoDdGlkGAIgASgNEhEKCXJlZ2lzdGVycxgDIAEoDBIWCg5leHRlbmRlZF9zdGF0ZRgEIAEoDBITCgtzaWduYWxfbWFzaxgFIAEoBBISCgVlbmRlZBgGIAEoDUgAiAEBEhMKC25lc3RlZF90aWRzGAcgAygNQggKBl9lbmRlZCJACgZab21iaWUSDgoGc3RhdHVzGAEgASgNEgwKBG5hbWUYAiABKAwSCwoDdWlkGAMgASgNEgsKA2dpZBgEIAEoDSItCgdTdG9wcGVkEg4KBnNpZ25hbBgBIAEoDRISCgp1bnJlcG9ydGVkGAIgASgIYgZwcm90bzM");
 
 /**
- * A process of the tree.
+ * A process of the tree. All ids are those that the tree itself sees: of a container, inside it.
  *
  * @generated from message stasis.Process
  */
@@ -43,7 +43,7 @@ export type Process = Message<"stasis.Process"> & {
   session: number;
 
   /**
-   * Objrefs.
+   * Objrefs. A zombie has none.
    *
    * @generated from field: uint32 mm = 5;
    */
@@ -55,6 +55,8 @@ export type Process = Message<"stasis.Process"> & {
   files: number;
 
   /**
+   * Of a zombie just its leader, without registers.
+   *
    * @generated from field: repeated stasis.Thread threads = 7;
    */
   threads: Thread[];
@@ -65,6 +67,53 @@ export type Process = Message<"stasis.Process"> & {
    * @generated from field: string command = 8;
    */
   command: string;
+
+  /**
+   * Objrefs. Processes that share them have the same.
+   *
+   * @generated from field: uint32 fs = 9;
+   */
+  fs: number;
+
+  /**
+   * @generated from field: uint32 sighand = 10;
+   */
+  sighand: number;
+
+  /**
+   * The thread of the parent whose child it is; 0 for the root.
+   *
+   * @generated from field: uint32 parent_thread = 11;
+   */
+  parentThread: number;
+
+  /**
+   * For the parent, when it ends; 0 for none.
+   *
+   * @generated from field: uint32 exit_signal = 12;
+   */
+  exitSignal: number;
+
+  /**
+   * It has ended, and its parent has not waited for it.
+   *
+   * @generated from field: stasis.Zombie zombie = 13;
+   */
+  zombie?: Zombie | undefined;
+
+  /**
+   * It is stopped by a signal.
+   *
+   * @generated from field: stasis.Stopped stopped = 14;
+   */
+  stopped?: Stopped | undefined;
+
+  /**
+   * Its ids in pid namespaces below the tree's own, outermost first.
+   *
+   * @generated from field: repeated uint32 nested_pids = 15;
+   */
+  nestedPids: number[];
 };
 
 /**
@@ -108,6 +157,18 @@ export type Thread = Message<"stasis.Thread"> & {
    * @generated from field: uint64 signal_mask = 5;
    */
   signalMask: bigint;
+
+  /**
+   * The leader ended before its other threads: the status word of wait4(2) that it ends with. It has no state.
+   *
+   * @generated from field: optional uint32 ended = 6;
+   */
+  ended?: number | undefined;
+
+  /**
+   * @generated from field: repeated uint32 nested_tids = 7;
+   */
+  nestedTids: number[];
 };
 
 /**
@@ -116,4 +177,62 @@ export type Thread = Message<"stasis.Thread"> & {
  */
 export const ThreadSchema: GenMessage<Thread> = /*@__PURE__*/
   messageDesc(file_process, 1);
+
+/**
+ * @generated from message stasis.Zombie
+ */
+export type Zombie = Message<"stasis.Zombie"> & {
+  /**
+   * As wait4(2) tells it.
+   *
+   * @generated from field: uint32 status = 1;
+   */
+  status: number;
+
+  /**
+   * @generated from field: bytes name = 2;
+   */
+  name: Uint8Array;
+
+  /**
+   * @generated from field: uint32 uid = 3;
+   */
+  uid: number;
+
+  /**
+   * @generated from field: uint32 gid = 4;
+   */
+  gid: number;
+};
+
+/**
+ * Describes the message stasis.Zombie.
+ * Use `create(ZombieSchema)` to create a new message.
+ */
+export const ZombieSchema: GenMessage<Zombie> = /*@__PURE__*/
+  messageDesc(file_process, 2);
+
+/**
+ * @generated from message stasis.Stopped
+ */
+export type Stopped = Message<"stasis.Stopped"> & {
+  /**
+   * @generated from field: uint32 signal = 1;
+   */
+  signal: number;
+
+  /**
+   * The parent has not waited for it yet.
+   *
+   * @generated from field: bool unreported = 2;
+   */
+  unreported: boolean;
+};
+
+/**
+ * Describes the message stasis.Stopped.
+ * Use `create(StoppedSchema)` to create a new message.
+ */
+export const StoppedSchema: GenMessage<Stopped> = /*@__PURE__*/
+  messageDesc(file_process, 3);
 

@@ -1,3 +1,4 @@
+import { pid as ownPid } from 'node:process';
 import { InternalError, type Leak } from '../../errors.js';
 import {
   type Census,
@@ -6,7 +7,7 @@ import {
   descendants,
   type Identity,
 } from '../../objects/census.js';
-import { waitMilliseconds } from '../../sys/process.js';
+import { sleepSync } from '../../sys/process.js';
 import { rangeText } from './file.js';
 import { blocking, type Findings, judge, type LeakPolicy, standing } from './judge.js';
 
@@ -53,7 +54,7 @@ export class Containment {
     let findings = judge(this.collected(), this.policy);
     for (const milliseconds of LOOK_AGAIN_MS) {
       if (blocking(findings).length === 0) break;
-      waitMilliseconds(milliseconds);
+      sleepSync(milliseconds);
       findings = standing(findings, judge(this.take(), this.policy));
     }
     this.found = findings;
@@ -66,13 +67,12 @@ export class Containment {
   }
 
   /** What was collected of a process. */
-  taskOf(pid: number): CensusTask | undefined {
-    this.leaders ??= new Map(
-      this.collected()
-        .tasks.filter(({ tid, pid: own }) => tid === own)
-        .map((task) => [task.pid, task]),
+  taskOf(tid: number): CensusTask | undefined {
+    const { tasks, inside } = this.collected();
+    this.tasks ??= new Map(
+      tasks.filter(({ pid }) => inside.has(pid) || pid === ownPid).map((task) => [task.tid, task]),
     );
-    return this.leaders.get(pid);
+    return this.tasks.get(tid);
   }
 
   /** The identity of the open file in a slot; undefined where it was not collected. */
@@ -90,7 +90,7 @@ export class Containment {
     let changes = this.compareWith(first, this.take(), step);
     for (const milliseconds of LOOK_AGAIN_MS) {
       if (changes.length === 0) break;
-      waitMilliseconds(milliseconds);
+      sleepSync(milliseconds);
       const still = new Set(this.compareWith(first, this.take(), step).map(({ identity }) => identity));
       changes = changes.filter(({ identity }) => still.has(identity));
     }
@@ -121,7 +121,7 @@ export class Containment {
     return this.census;
   }
 
-  private leaders: ReadonlyMap<number, CensusTask> | undefined;
+  private tasks: ReadonlyMap<number, CensusTask> | undefined;
   private slots: ReadonlyMap<string, Identity> | undefined;
 
   private slotIdentities(): ReadonlyMap<string, Identity> {

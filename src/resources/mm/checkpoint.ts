@@ -65,7 +65,7 @@ export class MemoryCheckpoint {
         );
       }
     }
-    const exe = `/proc/${process.pid}/exe`;
+    const exe = `/proc/${process.live}/exe`;
     const path = readLink(exe);
     return [...obstacles, ...this.refuseFile(process.pid, 'executable', path, path, exe)];
   }
@@ -74,9 +74,9 @@ export class MemoryCheckpoint {
   ask(process: FrozenProcess, calls: RemoteCalls): (writer: ImageWriter, objref: number) => void {
     const brk = calls.call('brk', [0]);
     const { stat } = process;
-    const auxv = readProcBytes(`/proc/${process.pid}/auxv`);
+    const auxv = readProcBytes(`/proc/${process.live}/auxv`);
     return (writer, objref) => {
-      const survey = surveyPages(process.pid, privateRanges(process.mappings));
+      const survey = surveyPages(process.live, privateRanges(process.mappings));
       this.surveys.set(process, survey);
       writer.record(MEMORY_MAP_RECORD, objref, MemoryMapSchema, {
         startCode: stat.startCode,
@@ -91,7 +91,7 @@ export class MemoryCheckpoint {
         envStart: stat.envStart,
         envEnd: stat.envEnd,
         auxv,
-        exe: this.fileObject(readLink(`/proc/${process.pid}/exe`), true).objref,
+        exe: this.fileObject(readLink(`/proc/${process.live}/exe`), true).objref,
         vmas: process.mappings
           .filter((mapping) => mapping.name !== VSYSCALL)
           .map((mapping) => this.vmaMessage(process, mapping)),
@@ -200,7 +200,7 @@ export function privateRanges(mappings: readonly ProcMapping[]): AddressRange[] 
 
 /** The link that leads to the file behind a mapping, also when it has been removed. Source: proc(5). */
 function mapLink(process: FrozenProcess, mapping: ProcMapping): string {
-  return `/proc/${process.pid}/map_files/${rangeText(mapping)}`;
+  return `/proc/${process.live}/map_files/${rangeText(mapping)}`;
 }
 
 function rangeText({ start, end }: ProcMapping): string {

@@ -1,6 +1,6 @@
 import { pid as ownPid } from 'node:process';
 import { InternalError, type Obstacle } from '../../errors.js';
-import type { FrozenTree } from '../../freezer/freeze.js';
+import type { FrozenTree, HeldProcess } from '../../freezer/freeze.js';
 import type { ImageWriter } from '../../image/writer.js';
 import type { Identity, StructureKind } from '../../objects/census.js';
 import {
@@ -22,25 +22,31 @@ import { RemoteMemory } from '../../tracee/memory.js';
 import type { Containment } from '../containment/containment.js';
 import { saveFilesStruct } from '../filesStruct.js';
 import { refuseProcess, refuseThread, refuseUnheld } from '../guards.js';
-import { fileKinds, processKinds, threadKinds } from '../index.js';
+import { fileKinds, processKinds, structureKinds, threadKinds } from '../index.js';
 import { MemoryCheckpoint } from '../mm/checkpoint.js';
 import { OpenFiles } from '../openFiles.js';
-import { saveProcess } from '../process.js';
-import { Inquiry, type Save } from './inquiry.js';
-import { type Member, planBirths } from './sessions.js';
+import { type Relations, saveProcess, saveZombie, type ZombieProcess } from '../process.js';
+import { type Member, planBirths, type SharedStructures } from './births.js';
+import { Inquiry, type Save, type StructureReference, type Structures } from './inquiry.js';
+
+interface SharedObject {
+  readonly objref: Objref;
+  users: number;
+}
 
 /** The state of a held tree: collected, examined, asked for, and saved. */
 export class TreeCheckpoint implements Disposable {
   private readonly table = new ObjectTable();
   private readonly files: OpenFiles;
   private readonly memory = new MemoryCheckpoint(this.table);
-  private readonly spaces = new Map<FrozenProcess, Objref>();
-  private readonly tables = new Map<FrozenProcess, { objref: Objref; fresh: boolean }>();
+  private readonly structures = new Map<FrozenProcess, Structures>();
   private readonly sharing: Obstacle[] = [];
   private readonly memories: RemoteMemory[] = [];
   private readonly saves: Save[] = [];
   /** Parents before children. */
   private readonly byPid = new Map<number, FrozenProcess>();
+  private readonly zombies = new Map<number, ZombieProcess>();
+  private readonly relations = new Map<number, Relations>();
 
   constructor(
     private readonly frozen: FrozenTree,
@@ -56,34 +62,43 @@ export class TreeCheckpoint implements Disposable {
   /** Reads what every process has, and finds out which of it is shared. */
   collect(): void {
     this.containment?.collect(new Set(this.frozen.processes.map(({ pid }) => pid)));
-    for (const { pid, zombie, threads } of this.frozen.processes) {
-      if (!zombie && threads[0]?.tid === pid) this.byPid.set(pid, this.read(pid, threads));
+    const level = treeLevel(this.frozen.root);
+    for (const held of this.frozen.processes) {
+      if (held.zombie) this.zombies.set(held.pid, this.readZombie(held));
+      else this.byPid.set(held.pid, this.read(held, level));
     }
+    this.findRelations(level);
     this.findShared();
   }
 
   /** Everything in the tree that can't be brought back. Changes nothing. */
   refuse(): Obstacle[] {
     const sessions = new Set(
-      this.processes.map(({ stat }) => stat.session).filter((sid) => this.byPid.has(sid)),
+      this.processes.map(({ stat }) => stat.session).filter((sid) => this.relations.has(sid)),
     );
     const stasis = this.containment?.taskOf(ownPid);
-    const unheld = this.frozen.processes
-      .filter(({ stopped, unheld }) => stopped || unheld.length > 0)
-      .flatMap(({ pid, zombie, stopped, unheld }) =>
-        refuseUnheld(pid, parentOf(pid), zombie, stopped, unheld),
-      );
+    const unheld = this.frozen.processes.flatMap(refuseUnheld);
+    const ended = this.zombies.has(this.frozen.root) ? [endedRoot(this.frozen.root)] : [];
     const own = this.processes.flatMap((process) => [
       ...refuseProcess(process, sessions, stasis),
       ...processKinds.flatMap((kind) => kind.refuse(process)),
+      ...this.refuseStructures(process),
       ...this.memory.refuse(process),
       ...process.threads.flatMap((thread) => [
         ...refuseThread(thread),
         ...threadKinds.flatMap((kind) => kind.refuse(thread)),
       ]),
     ]);
-    const order = unheld.length > 0 ? [] : planBirths(this.members()).obstacles;
-    return [...unheld, ...own, ...order, ...this.sharing, ...this.files.classify()];
+    const { obstacles } = planBirths(this.members());
+    return [...ended, ...unheld, ...own, ...obstacles, ...this.sharing, ...this.files.classify()];
+  }
+
+  private refuseStructures(process: FrozenProcess): Obstacle[] {
+    const { fs, sighand } = this.structuresOf(process);
+    return [
+      ...(fs.fresh ? structureKinds.fs.refuse(process) : []),
+      ...(sighand.fresh ? structureKinds.sighand.refuse(process) : []),
+    ];
   }
 
   /** Asks every task for what only it can tell. All processes work at the same time. */
@@ -91,12 +106,16 @@ export class TreeCheckpoint implements Disposable {
     const inquiries: Inquiry[] = [];
     try {
       for (const process of this.processes) {
-        const inquiry = new Inquiry(process, this.memory, this.spaces.get(process) ?? 0);
+        const structures = this.structuresOf(process);
+        const inquiry = new Inquiry(process, this.memory, structures);
         inquiries.push(inquiry);
-        inquiry.begin();
+        // Those that share memory have one scratch area, one after the other.
+        if (structures.mm.shared) this.saves.push(...inquiry.whole());
+        else inquiry.begin();
       }
-      for (const inquiry of inquiries) inquiry.askLeader();
-      for (const inquiry of inquiries) this.saves.push(...inquiry.finish());
+      const others = inquiries.filter((inquiry) => !inquiry.isOver);
+      for (const inquiry of others) inquiry.askLeader();
+      for (const inquiry of others) this.saves.push(...inquiry.finish());
     } finally {
       for (const inquiry of inquiries) inquiry[Symbol.dispose]();
     }
@@ -104,20 +123,24 @@ export class TreeCheckpoint implements Disposable {
 
   /** Writes everything but the pages. */
   save(writer: ImageWriter): void {
-    const insiders = new Set(this.byPid.keys());
-    const root = this.processes[0];
-    for (const process of this.processes) {
-      const table = this.tables.get(process);
-      const references = { mm: this.spaces.get(process) ?? 0, files: table?.objref ?? 0 };
-      saveProcess(process, references, insiders, process === root, writer);
+    for (const { pid } of this.frozen.processes) {
+      const relations = this.relations.get(pid);
+      const process = this.byPid.get(pid);
+      const zombie = this.zombies.get(pid);
+      if (relations !== undefined && zombie !== undefined) {
+        saveZombie(zombie, relations, writer);
+        this.table.markCheckpointed(zombie.objref);
+      }
+      if (relations === undefined || process === undefined) continue;
+      const structures = this.structuresOf(process);
+      saveProcess(process, relations, objrefsOf(structures), writer);
       for (const { objref } of [process, ...process.threads]) this.table.markCheckpointed(objref);
-      if (table?.fresh) saveFilesStruct(process, this.files, table.objref, writer);
+      for (const { objref } of Object.values(structures)) this.table.markCheckpointed(objref);
+      if (structures.files.fresh) saveFilesStruct(process, this.files, structures.files.objref, writer);
     }
     for (const save of this.saves) save(writer);
     this.files.save(writer);
     this.memory.saveObjects(writer);
-    for (const objref of this.spaces.values()) this.table.markCheckpointed(objref);
-    for (const { objref } of this.tables.values()) this.table.markCheckpointed(objref);
     const unsaved = this.table.unsaved();
     if (unsaved.length > 0) {
       const list = unsaved.map(({ kind, objref }) => `${kind} ${objref}`).join(', ');
@@ -129,7 +152,9 @@ export class TreeCheckpoint implements Disposable {
   async savePages(writer: ImageWriter, breathe: () => Promise<void>): Promise<number> {
     let pages = 0;
     for (const process of this.processes) {
-      for await (const saved of this.memory.savePages(process, this.spaces.get(process) ?? 0, writer)) {
+      const { mm } = this.structuresOf(process);
+      if (!mm.fresh) continue;
+      for await (const saved of this.memory.savePages(process, mm.objref, writer)) {
         pages += saved;
         if (pages % BREATHE_PAGES < saved) await breathe();
       }
@@ -144,120 +169,181 @@ export class TreeCheckpoint implements Disposable {
     this.files[Symbol.dispose]();
   }
 
-  private read(pid: number, tracees: FrozenTree['processes'][number]['threads']): FrozenProcess {
-    const memory = new RemoteMemory(pid);
+  private read(held: HeldProcess, level: number): FrozenProcess {
+    const { pid, threads: tracees, stopSignal } = held;
+    const live = tracees[0]?.tid ?? pid;
+    const memory = new RemoteMemory(live);
     this.memories.push(memory);
     const threads: FrozenThread[] = [];
+    const stat = parseStat(readProc(`/proc/${live}/stat`));
+    const leader = live === pid ? stat : parseStat(readProc(`/proc/${pid}/task/${pid}/stat`));
     const process: FrozenProcess = {
       objref: this.table.add('process').objref,
       pid,
-      stat: parseStat(readProc(`/proc/${pid}/stat`)),
-      status: parseStatus(readProc(`/proc/${pid}/status`)),
+      ids: parseStatus(readProc(`/proc/${pid}/status`)).namespacePids.slice(level),
+      live,
+      leaderEnd: live === pid ? undefined : leader.exitCode,
+      exitSignal: leader.exitSignal,
+      parent: stat.parent,
+      parentThread: held.parentThread,
+      // While it is stopped, the kernel shows here what the parent has not waited for yet.
+      stopped: stopSignal === 0 ? undefined : { signal: stopSignal, unreported: leader.exitCode !== 0 },
+      stat,
+      status: parseStatus(readProc(`/proc/${live}/status`)),
       threads,
-      mappings: readMappings(pid),
+      mappings: readMappings(live),
       memory,
-      descriptors: readDescriptors(pid),
-      census: this.containment?.taskOf(pid),
+      descriptors: readDescriptors(live),
+      census: this.containment?.taskOf(live),
     };
     for (const tracee of tracees) {
-      threads.push(readThread(tracee, process, this.table.add('thread').objref, new Registers()));
+      threads.push(readThread(tracee, process, this.table.add('thread').objref, level, new Registers()));
     }
     return process;
   }
 
-  /** Tables that processes share are saved once; what else they share must not be. */
-  private findShared(): void {
-    const tables = new StructureIndex<{ objref: Objref; owner: FrozenProcess }>(
-      'filesStruct',
-      kcmpType.KCMP_FILES,
-    );
-    const others = SHARED_STRUCTURES.map(({ kind, type, what }) => ({
-      index: new StructureIndex<number>(kind, type),
-      what,
-    }));
+  private readZombie({ pid, parentThread }: HeldProcess): ZombieProcess {
+    return {
+      objref: this.table.add('process').objref,
+      pid,
+      parentThread,
+      stat: parseStat(readProc(`/proc/${pid}/stat`)),
+      status: parseStatus(readProc(`/proc/${pid}/status`)),
+    };
+  }
+
+  /** Translates all ids to those that the tree itself sees. */
+  private findRelations(level: number): void {
+    const all = this.frozen.processes.map(({ pid }) => {
+      const found = this.byPid.get(pid) ?? this.zombies.get(pid);
+      if (found === undefined) throw new InternalError(`process ${pid} was not read`);
+      return found;
+    });
+    const ids = new Map<number, number>();
+    for (const { pid, status } of all) ids.set(pid, status.namespacePids[level] ?? pid);
     for (const process of this.processes) {
-      const { pid } = process;
-      this.spaces.set(process, this.table.add('mm').objref);
-      const { value, fresh } = tables.findOrAdd(process, () => ({
-        objref: this.table.add('filesStruct').objref,
-        owner: process,
-      }));
-      this.tables.set(process, { objref: value.objref, fresh });
-      if (fresh) this.files.collect(process);
-      else if (this.tables.get(this.byPid.get(process.stat.parent) ?? process)?.objref !== value.objref) {
-        this.sharing.push(sharedWith(pid, value.owner.pid, 'its file table, not by way of its parent,'));
-      }
-      for (const { index, what } of others) {
-        const found = index.findOrAdd(process, () => pid);
-        if (!found.fresh) this.sharing.push(sharedWith(pid, found.value, what));
-      }
+      for (const { tid, ids: own } of process.threads) ids.set(tid, own[0] ?? tid);
+      ids.set(process.pid, process.ids[0] ?? process.pid);
+    }
+    const known = new Set(ids.values());
+    const root = all[0]?.status;
+    // The root's own session and group, when they are led from outside, are what a restart has for them.
+    const inside = (id: number, rootsOwn: number | undefined): number =>
+      id === rootsOwn && !known.has(id) ? 0 : id;
+    for (const { pid, stat, status, parentThread } of all) {
+      const { namespaceGroups: groups, namespaceSessions: sessions } = status;
+      this.relations.set(pid, {
+        pid: ids.get(pid) ?? pid,
+        parent: pid === this.frozen.root ? 0 : (ids.get(stat.parent) ?? 0),
+        parentThread: ids.get(parentThread) ?? 0,
+        processGroup: inside(groups[level] ?? 0, root?.namespaceGroups[level]),
+        session: inside(sessions[level] ?? 0, root?.namespaceSessions[level]),
+        nestedPids: (this.byPid.get(pid)?.ids ?? status.namespacePids.slice(level)).slice(1),
+      });
+    }
+  }
+
+  /** What processes share is saved once. */
+  private findShared(): void {
+    const indexes = STRUCTURES.map(
+      ({ kind, name, type }) => [name, new StructureIndex(this.table, kind, type)] as const,
+    );
+    for (const process of this.processes) {
+      const found = indexes.map(([name, index]) => [name, index.findOrAdd(process)] as const);
+      const structures = Object.fromEntries(found) as Structures;
+      this.structures.set(process, structures);
+      if (structures.files.fresh) this.files.collect(process);
       for (const { tid } of process.threads.slice(1)) {
-        if (kcmp(pid, tid, kcmpType.KCMP_FILES) !== 0) this.sharing.push(apart(pid, tid, 'file table'));
-        if (kcmp(pid, tid, kcmpType.KCMP_FS) !== 0) this.sharing.push(apart(pid, tid, 'working directory'));
+        if (kcmp(process.live, tid, kcmpType.KCMP_FILES) !== 0) {
+          this.sharing.push(apart(process.pid, tid, 'file table'));
+        }
+        if (kcmp(process.live, tid, kcmpType.KCMP_FS) !== 0) {
+          this.sharing.push(apart(process.pid, tid, 'working directory'));
+        }
       }
     }
   }
 
-  private members(): Member[] {
-    const root = this.processes[0];
-    return this.processes.map(({ pid, stat }) => ({
-      pid,
-      parent: pid === root?.pid ? 0 : stat.parent,
-      session: this.outsideAsZero(stat.session, root?.stat.session),
-      processGroup: this.outsideAsZero(stat.processGroup, root?.stat.processGroup),
-    }));
+  private structuresOf(process: FrozenProcess): Structures {
+    const structures = this.structures.get(process);
+    if (structures === undefined) throw new InternalError(`process ${process.pid} was not collected`);
+    return structures;
   }
 
-  /** The root's own session and group, when they are led from outside, are what a restart has for them. */
-  private outsideAsZero(id: number, rootsOwn: number | undefined): number {
-    return id === rootsOwn && !this.byPid.has(id) ? 0 : id;
+  private members(): Member[] {
+    return this.frozen.processes.flatMap(({ pid }) => {
+      const relations = this.relations.get(pid);
+      const process = this.byPid.get(pid);
+      if (relations === undefined) return [];
+      return [{ ...relations, ...(process ? objrefsOf(this.structuresOf(process)) : NO_STRUCTURES) }];
+    });
   }
 }
 
 /** How often saving pages returns to the event loop: 64 MB. */
 const BREATHE_PAGES = 16384;
 
-const SHARED_STRUCTURES = [
-  { kind: 'mm', type: kcmpType.KCMP_VM, what: 'its memory (CLONE_VM, as vfork does)' },
-  { kind: 'fs', type: kcmpType.KCMP_FS, what: 'its working directory (CLONE_FS)' },
-  { kind: 'sighand', type: kcmpType.KCMP_SIGHAND, what: 'its signal handlers (CLONE_SIGHAND)' },
+const STRUCTURES = [
+  { name: 'mm', kind: 'mm', type: kcmpType.KCMP_VM },
+  { name: 'files', kind: 'filesStruct', type: kcmpType.KCMP_FILES },
+  { name: 'fs', kind: 'fs', type: kcmpType.KCMP_FS },
+  { name: 'sighand', kind: 'sighand', type: kcmpType.KCMP_SIGHAND },
 ] as const;
 
 /** Which processes share a structure: by its address in the kernel where that is known, else by kcmp(2). */
-class StructureIndex<T> {
-  private readonly byIdentity = new Map<Identity, T>();
-  private readonly compared: KcmpIndex<T>;
+class StructureIndex {
+  private readonly byIdentity = new Map<Identity, SharedObject>();
+  private readonly compared: KcmpIndex<SharedObject>;
 
   constructor(
+    private readonly table: ObjectTable,
     private readonly kind: StructureKind,
     type: number,
   ) {
-    this.compared = new KcmpIndex<T>(type);
+    this.compared = new KcmpIndex<SharedObject>(type);
   }
 
-  findOrAdd({ pid, census }: FrozenProcess, make: () => T): { value: T; fresh: boolean } {
+  findOrAdd({ live, census }: FrozenProcess): StructureReference {
+    const make = (): SharedObject => ({ objref: this.table.add(this.kind).objref, users: 0 });
     const identity = census?.structures[this.kind]?.identity;
-    if (identity === undefined) return this.compared.findOrAdd('', pid, 0, make);
-    const known = this.byIdentity.get(identity);
-    if (known !== undefined) return { value: known, fresh: false };
-    const value = make();
-    this.byIdentity.set(identity, value);
-    return { value, fresh: true };
+    let value = identity === undefined ? undefined : this.byIdentity.get(identity);
+    if (identity === undefined) value = this.compared.findOrAdd('', live, 0, make).value;
+    else if (value === undefined) {
+      value = make();
+      this.byIdentity.set(identity, value);
+    }
+    const object = value ?? make();
+    object.users++;
+    const fresh = object.users === 1;
+    return {
+      objref: object.objref,
+      fresh,
+      get shared() {
+        return object.users > 1;
+      },
+    };
   }
 }
 
-function sharedWith(pid: number, other: number, what: string): Obstacle {
-  return {
-    pid,
-    what: `${what} is shared with process ${other}`,
-    advice: 'try again later; not supported yet',
-  };
+function objrefsOf({ mm, files, fs, sighand }: Structures): SharedStructures {
+  return { mm: mm.objref, files: files.objref, fs: fs.objref, sighand: sighand.objref };
+}
+
+const NO_STRUCTURES: SharedStructures = { mm: 0, files: 0, fs: 0, sighand: 0 };
+
+/**
+ * Which of a process's pids, outermost first, is the one that the tree sees: of a container that inside it, of
+ * a subtree that of this process's own namespace.
+ */
+function treeLevel(root: number): number {
+  const pids = parseStatus(readProc(`/proc/${root}/status`)).namespacePids;
+  return pids.length > 1 && pids.at(-1) === 1 ? pids.length - 1 : 0;
+}
+
+function endedRoot(pid: number): Obstacle {
+  return { pid, what: 'it has ended', advice: 'checkpoint a tree whose root lives' };
 }
 
 function apart(pid: number, tid: number, what: string): Obstacle {
   return { pid, where: `thread ${tid}`, what: `a ${what} of its own`, advice: 'not supported yet' };
-}
-
-function parentOf(pid: number): number {
-  return parseStat(readProc(`/proc/${pid}/stat`)).parent;
 }

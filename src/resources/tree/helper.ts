@@ -4,8 +4,8 @@ import { readMappings } from '../../objects/frozenProcess.js';
 import type { InheritedState } from '../../objects/slice.js';
 import type { ProcMapping } from '../../procfs/smaps.js';
 import { reapTracee, sendSignal } from '../../sys/process.js';
-import { cloneArgs, rlimit64 } from '../../sys/structs.js';
-import { cloneFlag, mremapFlag, open, SIG_BLOCK_ALL, signal } from '../../sys/uapi.js';
+import { rlimit64 } from '../../sys/structs.js';
+import { cloneFlag, mremapFlag, open, signal } from '../../sys/uapi.js';
 import {
   type AddressRange,
   advance,
@@ -16,10 +16,11 @@ import {
 import { RemoteMemory } from '../../tracee/memory.js';
 import type { RemoteCalls } from '../../tracee/remoteCalls.js';
 import { SCRATCH_SIZE, type Scratch, scratchAt } from '../../tracee/scratch.js';
-import { callsOfNewTask, mapScratch, RESTART_END_SIGNAL, startStub } from '../../tracee/stub.js';
-import { describeStop, isEventStop, Tracee } from '../../tracee/tracee.js';
+import { BUILDING_MASK, mapScratch, startStub } from '../../tracee/stub.js';
+import type { Tracee } from '../../tracee/tracee.js';
 import { VSYSCALL, vmaKind } from '../mm/vma.js';
 import { CHANGEABLE_SIGNALS } from '../sighand.js';
+import { NewTask, type TaskIds } from './newTask.js';
 
 const SIGSET_SIZE = 8;
 const RLIMIT_NOFILE = 7;
@@ -46,18 +47,20 @@ export class Helper implements Disposable {
   readonly parked: readonly ParkedMapping[];
   readonly calls: RemoteCalls;
   readonly memory: RemoteMemory;
-  private readonly born: number[] = [];
+  private readonly task: NewTask;
   private ended = false;
 
   /**
    * @param descriptors what the helper starts with: a lifeline pipe, the image, then external resources
    * @param used all address ranges that the tree needs
+   * @param onBirth is told of every task that it makes
    */
   constructor(
     descriptors: readonly number[],
     used: readonly AddressRange[],
     private readonly reserved: ReservedDescriptors,
     inherited: InheritedState,
+    onBirth: (tid: number) => void,
   ) {
     this.tracee = startStub(descriptors);
     this.memory = new RemoteMemory(this.tracee.tid);
@@ -66,10 +69,9 @@ export class Helper implements Disposable {
       const start = chooseHole([...used, ...mappings.map(rangeOf)]);
       this.scratch = scratchAt(start);
       mapScratch(this.tracee, this.scratch);
-      this.tracee.setSignalMask(SIG_BLOCK_ALL & ~(1n << BigInt(RESTART_END_SIGNAL - 1)));
-      this.calls = callsOfNewTask(this.tracee, this.pid, this.memory, this.scratch, (tid) => {
-        this.born.push(tid);
-      });
+      this.tracee.setSignalMask(BUILDING_MASK);
+      this.task = new NewTask(this.tracee, this.pid, this.pid, this.memory, this.scratch, onBirth);
+      this.calls = this.task.calls;
       this.parked = this.park(mappings);
       this.prepare(inherited);
     } catch (error) {
@@ -90,10 +92,10 @@ export class Helper implements Disposable {
   }
 
   /** Makes the root of the tree, as a child of this very process. */
-  makeRoot(pid: number): Tracee {
-    queueClone(this.calls, pid, { flags: cloneFlag.CLONE_PARENT, exitSignal: 0 });
-    this.calls.flush();
-    return adoptBorn(this.born, pid);
+  makeRoot(ids: TaskIds): Tracee {
+    const [root] = this.task.make([{ ids, flags: cloneFlag.CLONE_PARENT, exitSignal: 0 }]);
+    if (root === undefined) throw new TaskLostError(this.pid, 'the root of the tree was not made');
+    return root;
   }
 
   [Symbol.dispose](): void {
@@ -138,43 +140,11 @@ export class Helper implements Disposable {
   }
 }
 
-/** Queues the birth of a task with a given id. Source: clone3(2). */
-export function queueClone(
-  calls: RemoteCalls,
-  tid: number,
-  { flags, exitSignal }: { readonly flags: number; readonly exitSignal: number },
-): void {
-  const wanted = Buffer.alloc(4);
-  wanted.writeInt32LE(tid);
-  const bytes = cloneArgs.encode({
-    flags: BigInt(flags),
-    exit_signal: BigInt(exitSignal),
-    set_tid_size: 1n,
-  });
-  const args = { bytes, pointers: [{ at: cloneArgs.offsets.set_tid, to: wanted }] };
-  calls.call('clone3', [args, cloneArgs.size], { purpose: `making task ${tid}` });
-}
-
 /** Queues the move of a whole mapping. Source: mremap(2). */
 export function queueMove(calls: RemoteCalls, from: AddressRange, to: RemoteAddress, name: string): void {
   const length = from.end - from.start;
   const flags = mremapFlag.MREMAP_MAYMOVE | mremapFlag.MREMAP_FIXED;
   calls.call('mremap', [from.start, length, length, flags, to], { purpose: `moving ${name}` });
-}
-
-/** Takes over the tasks that were just born, and waits until each stands before its first instruction. */
-export function adoptBorn(born: number[], ...expected: number[]): Tracee {
-  let last: Tracee | undefined;
-  for (const tid of born.splice(0)) {
-    const tracee = Tracee.adopt(tid);
-    const stop = tracee.wait();
-    if (!isEventStop(stop) || !expected.includes(tid)) {
-      throw new TaskLostError(tid, `task ${tid} did not start`, { reason: describeStop(stop) });
-    }
-    last = tracee;
-  }
-  if (last === undefined) throw new TaskLostError(expected[0] ?? 0, 'a new task did not appear');
-  return last;
 }
 
 function chooseHole(used: readonly AddressRange[]): RemoteAddress {

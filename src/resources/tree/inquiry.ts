@@ -1,16 +1,29 @@
 import { InternalError } from '../../errors.js';
 import type { ImageWriter } from '../../image/writer.js';
 import type { FrozenProcess, FrozenThread } from '../../objects/frozenProcess.js';
+import type { Objref } from '../../objects/objectTable.js';
+import type { TaskKind } from '../../objects/slice.js';
 import { sendSignal } from '../../sys/process.js';
 import { signal } from '../../sys/uapi.js';
 import { type AddressRange, remoteAddress } from '../../tracee/address.js';
 import { Injection } from '../../tracee/injection.js';
 import type { RemoteCalls } from '../../tracee/remoteCalls.js';
-import { processKinds, threadKinds } from '../index.js';
+import { processKinds, structureKinds, threadKinds } from '../index.js';
 import type { MemoryCheckpoint } from '../mm/checkpoint.js';
+import type { SharedStructures } from './births.js';
 
 /** Writes records from answers that were got. */
 export type Save = (writer: ImageWriter) => void;
+
+/** A structure that processes may share. */
+export interface StructureReference {
+  readonly objref: Objref;
+  /** This process is the first that has it: it tells of it. */
+  readonly fresh: boolean;
+  readonly shared: boolean;
+}
+
+export type Structures = Readonly<Record<keyof SharedStructures, StructureReference>>;
 
 /** Asks the tasks of one process for what only they can tell. The scope's end leaves them as they were. */
 export class Inquiry implements Disposable {
@@ -18,18 +31,19 @@ export class Inquiry implements Disposable {
   private readonly leader: FrozenThread;
   private readonly saves: Save[] = [];
   private calls: RemoteCalls | undefined;
+  private closed = false;
 
   constructor(
     private readonly process: FrozenProcess,
     private readonly memory: MemoryCheckpoint,
-    /** The objref of its address space. */
-    private readonly space: number,
+    private readonly structures: Structures,
   ) {
     const [leader] = process.threads;
     if (leader === undefined) throw new InternalError(`process ${process.pid} has no threads`);
     this.leader = leader;
     this.injection = new Injection({
       pid: process.pid,
+      ownPid: process.ids.at(-1) ?? process.pid,
       leader,
       memory: process.memory,
       used: process.mappings.map(rangeOf),
@@ -42,6 +56,20 @@ export class Inquiry implements Disposable {
     });
   }
 
+  /** Asks everything at once, and leaves the tasks as they were. */
+  whole(): readonly Save[] {
+    this.begin();
+    this.askLeader();
+    const saves = this.finish();
+    this[Symbol.dispose]();
+    return saves;
+  }
+
+  /** All has been asked, and the tasks are as they were. */
+  get isOver(): boolean {
+    return this.closed;
+  }
+
   /** Sets off the preparation. */
   begin(): void {
     this.injection.begin();
@@ -52,12 +80,18 @@ export class Inquiry implements Disposable {
     this.injection.ready();
     const { leader } = this;
     const calls = this.injection.callsOf(leader);
-    const space = this.memory.ask(this.process, calls);
-    this.saves.push((writer) => space(writer, this.space));
-    for (const kind of processKinds) {
-      const save = kind.ask(this.process, calls);
-      this.saves.push((writer) => save(writer, this.process.objref));
+    const { mm, fs, sighand } = this.structures;
+    if (mm.fresh) {
+      const space = this.memory.ask(this.process, calls);
+      this.saves.push((writer) => space(writer, mm.objref));
     }
+    const ask = (kind: TaskKind<'process'>, objref: Objref): void => {
+      const save = kind.ask(this.process, calls);
+      this.saves.push((writer) => save(writer, objref));
+    };
+    if (sighand.fresh) ask(structureKinds.sighand, sighand.objref);
+    if (fs.fresh) ask(structureKinds.fs, fs.objref);
+    for (const kind of processKinds) ask(kind, this.process.objref);
     for (const kind of threadKinds) {
       const save = kind.ask(leader, calls);
       this.saves.push((writer) => save(writer, leader.objref));
@@ -83,6 +117,8 @@ export class Inquiry implements Disposable {
   }
 
   [Symbol.dispose](): void {
+    if (this.closed) return;
+    this.closed = true;
     this.injection[Symbol.dispose]();
     if (this.injection.stopRequested) sendSignal(this.process.pid, signal.SIGSTOP);
   }

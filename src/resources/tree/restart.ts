@@ -2,19 +2,17 @@ import { closeSync } from 'node:fs';
 import { RestartFailedError, RestartRefusedError, StasisError } from '../../errors.js';
 import { readInheritedState } from '../../objects/inherited.js';
 import type { FileSource, InheritedState } from '../../objects/slice.js';
-import { readProc } from '../../procfs/read.js';
-import { parseStat } from '../../procfs/stat.js';
 import { createPipe } from '../../sys/descriptors.js';
 import { reapTracee, sendSignal, setChildSubreaper, waitFor } from '../../sys/process.js';
 import { signal, wait } from '../../sys/uapi.js';
-import type { Tracee } from '../../tracee/tracee.js';
-import type { LoadedImage, LoadedProcess } from '../loadImage.js';
+import type { LoadedImage } from '../loadImage.js';
 import { MappedObjects, rangesOf } from '../mm/restart.js';
 import type { OutsideEnds } from './attachments.js';
+import type { BirthPlan } from './births.js';
+import { Forking } from './forking.js';
 import { Helper, type ReservedDescriptors } from './helper.js';
-import { NewProcess, type NewTreeContext } from './newTree.js';
-import { type Birth, planBirths } from './sessions.js';
-import { tidsOf } from './verify.js';
+import { endAsZombie, NewProcess, type NewTreeContext } from './newProcess.js';
+import { neededPids } from './verify.js';
 
 /** The helper's descriptors of its lifeline and the image come before those of external resources. */
 const FIRST_OUTSIDE_DESCRIPTOR = 2;
@@ -29,31 +27,29 @@ export class TreeRestart implements Disposable {
   readonly warnings: string[] = [];
   private readonly inherited: InheritedState = readInheritedState();
   private readonly reserved: ReservedDescriptors;
-  private readonly births: ReadonlyMap<number, Birth>;
-  private readonly byPid: ReadonlyMap<number, LoadedProcess>;
   private readonly created: number[] = [];
   private readonly processes: NewProcess[] = [];
   private readonly sources = new Map<number, FileSource>();
-  /** How many processes have each table of descriptors. */
-  private readonly tableUsers = new Map<number, number>();
+  /** How many processes have each address space or table of descriptors. */
+  private readonly users = new Map<number, number>();
   private helper: Helper | undefined;
+  private forking: Forking | undefined;
   private objects: MappedObjects | undefined;
   private released = false;
   private wasSubreaper: boolean | undefined;
 
   constructor(
     private readonly image: LoadedImage,
+    private readonly plan: BirthPlan,
     private readonly imageFd: number,
     private readonly outside: OutsideEnds,
   ) {
     this.reserved = reserveDescriptors(image, FIRST_OUTSIDE_DESCRIPTOR + outside.descriptors.length);
     for (const { message } of image.processes) {
-      this.tableUsers.set(message.files, (this.tableUsers.get(message.files) ?? 0) + 1);
+      for (const objref of [message.mm, message.files]) {
+        this.users.set(objref, (this.users.get(objref) ?? 0) + 1);
+      }
     }
-    this.byPid = new Map(image.processes.map((process) => [process.message.pid, process]));
-    const { births, obstacles } = planBirths(image.processes.map(({ message }) => message));
-    if (obstacles.length > 0) throw new RestartRefusedError(obstacles);
-    this.births = new Map(births.map((birth) => [birth.member.pid, birth]));
   }
 
   /** Starts the helper process. */
@@ -61,13 +57,13 @@ export class TreeRestart implements Disposable {
     // Should the tree be ended again, its orphans come to this process, and none is left as a zombie.
     this.wasSubreaper = setChildSubreaper(true);
     const used = this.image.processes.flatMap(({ mm }) => rangesOf(mm));
-    const taken = new Set(tidsOf(this.image));
+    const taken = new Set(neededPids(this.image, this.plan));
     const lifeline = createPipe();
     const unwanted: Helper[] = [];
     try {
       for (let attempt = 0; attempt < HELPER_ATTEMPTS; attempt++) {
         const descriptors = [lifeline.readEnd, this.imageFd, ...this.outside.descriptors];
-        const helper = new Helper(descriptors, used, this.reserved, this.inherited);
+        const helper = new Helper(descriptors, used, this.reserved, this.inherited, this.onBirth);
         if (!taken.has(helper.pid)) {
           this.helper = helper;
           break;
@@ -82,35 +78,26 @@ export class TreeRestart implements Disposable {
     this.checkProcessor();
   }
 
-  /** Makes all processes, each by its parent, in their sessions and groups. */
+  /** Makes all processes and threads, in their sessions and groups. */
   makeProcesses(): void {
-    const { helper } = this;
-    const root = this.image.processes[0];
+    const { helper, image } = this;
+    const root = image.members[0];
     if (helper === undefined || root === undefined) throw new RestartFailedError('there is no helper', {});
+    const forking = new Forking(image.members, this.plan, helper.scratch, this.onBirth);
+    this.forking = forking;
+    const { calls } = forking.adoptRoot(root.pid, helper.makeRoot({ id: root.pid, nested: root.nestedPids }));
+    // The helper's descriptors stay behind, but for the reserved ones.
+    calls.call('close_range', [0, this.reserved.helper - 1, 0]);
+    calls.call('close_range', [this.reserved.image + 1, 0xffff_ffff, 0]);
+    forking.run();
     const context: NewTreeContext = {
       helper,
       reserved: this.reserved,
       inherited: this.inherited,
-      outsideGroup: parseStat(readProc('/proc/self/stat')).processGroup,
       warn: (text) => this.warnings.push(text),
     };
-    const waiting: { pid: number; tracee: Tracee }[] = [
-      { pid: root.message.pid, tracee: this.register(helper.makeRoot(root.message.pid)) },
-    ];
-    for (let next = waiting.shift(); next !== undefined; next = waiting.shift()) {
-      const loaded = this.byPid.get(next.pid);
-      const birth = this.births.get(next.pid);
-      if (loaded === undefined || birth === undefined)
-        throw new RestartFailedError(`no plan for ${next.pid}`, {});
-      const process = new NewProcess(loaded, birth, next.tracee, context);
-      this.processes.push(process);
-      if (loaded === root) process.dropInheritedDescriptors();
-      const sharesFiles = (pid: number): boolean =>
-        this.byPid.get(pid)?.message.files === loaded.message.files;
-      for (const child of process.makeChildren(sharesFiles)) {
-        this.register(child.tracee);
-        waiting.push(child);
-      }
+    for (const loaded of image.processes) {
+      this.processes.push(new NewProcess(loaded, forking.processOf(loaded.message.pid), context));
     }
   }
 
@@ -139,33 +126,60 @@ export class TreeRestart implements Disposable {
   async buildMemory(): Promise<void> {
     const { helper, objects } = this;
     if (helper === undefined || objects === undefined) throw new RestartFailedError('nothing is open', {});
-    for (const process of this.processes) {
-      const loaded = this.loadedOf(process);
-      const pages = this.image.pages.get(loaded.message.mm) ?? [];
+    for (const process of this.firstWith('mm')) {
+      const { mm, files } = process.loaded.message;
+      const pages = this.image.pages.get(mm) ?? [];
       const source = { objects, parked: helper.parked, reserved: this.reserved, pages };
       await process.startMemory(source, this.imageFd);
-      // Those that share a table would take each other's descriptors.
-      if (this.sharesFiles(loaded)) process.finish();
+      // Those that share a table would take each other's descriptors, those that share memory the scratch area.
+      if (this.isShared(mm) || this.isShared(files)) process.finish();
     }
     for (const process of this.processes) process.finish();
   }
 
+  /**
+   * Ends who is there only for a moment, and who has ended; stops who was stopped. Parents are told of all that
+   * now, and forget it: their own signals come later.
+   */
+  settle(): void {
+    const { forking, image } = this;
+    if (forking === undefined) throw new RestartFailedError('there are no processes', {});
+    forking.bury();
+    const zombies = image.members.filter(({ zombie }) => zombie !== undefined);
+    for (const zombie of zombies) {
+      const [task] = forking.processOf(zombie.pid).tasks;
+      if (task !== undefined) endAsZombie(zombie, task);
+    }
+    const stopped = this.processes.filter(({ loaded }) => loaded.message.stopped !== undefined);
+    for (const process of stopped) {
+      const { parent } = process.loaded.message;
+      process.stop(parent === 0 ? undefined : forking.processOf(parent).tasks[0]);
+    }
+    const signals = [...new Set([signal.SIGCHLD, ...image.members.map(({ exitSignal }) => exitSignal)])];
+    const parents = new Set([
+      ...[...zombies, ...stopped.map(({ loaded }) => loaded.message)].map(({ parent }) => parent),
+      ...this.plan.ghosts.flatMap(({ parent, adopter }) => [parent, adopter]),
+    ]);
+    for (const process of this.processes) {
+      if (parents.has(process.loaded.message.pid))
+        process.discardSignals(signals.filter((number) => number > 0));
+    }
+  }
+
   /** Fills every table of descriptors once, and brings back the state of all tasks. */
   restoreState(): void {
-    const filled = new Set<number>();
+    for (const process of this.firstWith('files')) {
+      process.fillFiles({
+        helper: this.reserved.helper,
+        reserved: [this.reserved.helper, this.reserved.image],
+        descriptorOf: (file, slot) => this.helperDescriptor(file, slot),
+        describe: (file) => this.image.files.get(file)?.description ?? `file ${file}`,
+      });
+      process.closeReserved();
+    }
     for (const process of this.processes) {
-      const { files } = this.loadedOf(process).message;
-      if (!filled.has(files)) {
-        filled.add(files);
-        process.fillFiles({
-          helper: this.reserved.helper,
-          reserved: [this.reserved.helper, this.reserved.image],
-          descriptorOf: (file, slot) => this.helperDescriptor(file, slot),
-          describe: (file) => this.image.files.get(file)?.description ?? `file ${file}`,
-        });
-        process.closeReserved();
-      }
       process.startState();
+      if (this.isShared(process.loaded.message.mm)) process.finish();
     }
     for (const process of this.processes) {
       process.finish();
@@ -176,7 +190,8 @@ export class TreeRestart implements Disposable {
   /** Ends the helper and sets all registers. */
   complete(): void {
     this.helper?.[Symbol.dispose]();
-    for (const process of this.processes) process.complete();
+    for (const process of this.firstWith('mm')) process.unmapScratch();
+    for (const process of this.processes) process.setRegisters();
   }
 
   /**
@@ -190,7 +205,7 @@ export class TreeRestart implements Disposable {
   }
 
   [Symbol.dispose](): void {
-    for (const process of this.processes) process[Symbol.dispose]();
+    this.forking?.[Symbol.dispose]();
     this.helper?.[Symbol.dispose]();
     if (!this.released) this.endAll();
     if (this.wasSubreaper === false) setChildSubreaper(false);
@@ -200,25 +215,28 @@ export class TreeRestart implements Disposable {
   private endAll(): void {
     for (const pid of this.created) sendSignal(pid, signal.SIGKILL);
     const pids = this.created.splice(0);
-    // A leader's end is reported after those of its threads; one that was not made yet is not ours, and gone.
-    for (const tid of tidsOf(this.image)) if (!pids.includes(tid)) reapTracee(tid);
-    for (const pid of pids) reapTracee(pid);
+    // A leader's end is reported after those of its threads, which were made after it.
+    for (const pid of [...pids].reverse()) reapTracee(pid);
     for (const pid of pids) waitFor(pid, wait.WNOHANG);
   }
 
-  private sharesFiles({ message }: LoadedProcess): boolean {
-    return (this.tableUsers.get(message.files) ?? 0) > 1;
+  /** Every task that was made, in that order, as this process sees it. */
+  private readonly onBirth = (tid: number): void => {
+    this.created.push(tid);
+  };
+
+  /** The first process with each address space or table: it brings it back for all that share it. */
+  private firstWith(structure: 'mm' | 'files'): NewProcess[] {
+    const seen = new Set<number>();
+    return this.processes.filter(({ loaded: { message } }) => {
+      if (seen.has(message[structure])) return false;
+      seen.add(message[structure]);
+      return true;
+    });
   }
 
-  private register(tracee: Tracee): Tracee {
-    this.created.push(tracee.tid);
-    return tracee;
-  }
-
-  private loadedOf({ pid }: NewProcess): LoadedProcess {
-    const loaded = this.byPid.get(pid);
-    if (loaded === undefined) throw new RestartFailedError(`process ${pid} is not in the image`, {});
-    return loaded;
+  private isShared(objref: number): boolean {
+    return (this.users.get(objref) ?? 0) > 1;
   }
 
   private helperDescriptor(file: number, slot: number): number {
@@ -232,8 +250,8 @@ export class TreeRestart implements Disposable {
   private checkProcessor(): void {
     const own = this.helper?.stateSize() ?? 0;
     for (const { message } of this.image.processes) {
-      for (const { tid, extendedState } of message.threads) {
-        if (extendedState.length === own) continue;
+      for (const { tid, extendedState, ended } of message.threads) {
+        if (ended !== undefined || extendedState.length === own) continue;
         throw new RestartRefusedError([
           {
             pid: tid,

@@ -4,14 +4,17 @@ import { readVdso } from '../../objects/vdso.js';
 import { commandOf } from '../../procfs/describe.js';
 import { readProcIfAlive } from '../../procfs/read.js';
 import { parseStat } from '../../procfs/stat.js';
+import { isPidInUse } from '../../sys/process.js';
 import type { LoadedImage } from '../loadImage.js';
 import { verifyMappedFile } from '../mm/mappedFile.js';
+import type { BirthPlan } from './births.js';
 
 /** Looks for everything that keeps an image from being restarted on this machine as it is now. */
-export function verifyImage(image: LoadedImage, context: VerifyContext): Obstacle[] {
+export function verifyImage(image: LoadedImage, plan: BirthPlan, context: VerifyContext): Obstacle[] {
   return [
     ...verifyVdso(image),
-    ...verifyPids(image),
+    ...plan.obstacles,
+    ...takenPids(image, plan).map(describeTaken),
     ...[...image.mappedFiles.values()].flatMap((file) => verifyMappedFile(file, context.force)),
     ...[...image.files.values()].flatMap((file) => file.verify(context)),
     ...image.processes.flatMap(({ message, states, threads }) => [
@@ -21,39 +24,42 @@ export function verifyImage(image: LoadedImage, context: VerifyContext): Obstacl
   ];
 }
 
-/** All task ids of an image. */
-export function tidsOf(image: LoadedImage): number[] {
-  return image.processes.flatMap(({ message }) => message.threads.map(({ tid }) => tid));
+/** All pids that the tree needs while it is built: those of its tasks, and those of sessions and groups. */
+export function neededPids(image: LoadedImage, plan: BirthPlan): number[] {
+  return [
+    ...image.members.flatMap(({ threads }) => threads.map(({ tid }) => tid)),
+    ...plan.ghosts.map(({ pid }) => pid).filter((pid) => pid > 0),
+  ];
 }
 
-/** Task ids of the image that tasks of this machine have. */
-export function takenTids(image: LoadedImage): number[] {
-  return tidsOf(image).filter((tid) => readProcIfAlive(`/proc/${tid}/stat`) !== undefined);
+/** Pids that the tree needs and that are in use on this machine. */
+export function takenPids(image: LoadedImage, plan: BirthPlan): number[] {
+  return neededPids(image, plan).filter(isPidInUse);
 }
 
-function verifyPids(image: LoadedImage): Obstacle[] {
-  return takenTids(image).flatMap((tid) => {
-    const text = readProcIfAlive(`/proc/${tid}/stat`);
-    if (text === undefined) return [];
-    const stat = parseStat(text);
-    const command = commandOf(tid) ?? stat.comm;
-    if (stat.state === 'Z') {
-      return [
-        {
-          pid: tid,
-          what: `the pid is taken by a zombie, ${command}`,
-          advice: `its parent ${stat.parent} (${commandOf(stat.parent) ?? 'gone'}) has to wait for it, or to end`,
-        },
-      ];
-    }
-    return [
-      {
-        pid: tid,
-        what: `the pid is taken by ${command}`,
-        advice: 'end that process, or wait until it has ended',
-      },
-    ];
-  });
+function describeTaken(pid: number): Obstacle {
+  const text = readProcIfAlive(`/proc/${pid}/stat`);
+  if (text === undefined) {
+    return {
+      pid,
+      what: 'the pid is taken by a session or process group whose leader has ended',
+      advice: `end its members, which ps -eo pid,pgid,sid,args | grep -w ${pid} shows`,
+    };
+  }
+  const stat = parseStat(text);
+  const command = commandOf(pid) ?? stat.comm;
+  if (stat.state === 'Z') {
+    return {
+      pid,
+      what: `the pid is taken by a zombie, ${command}`,
+      advice: `its parent ${stat.parent} (${commandOf(stat.parent) ?? 'gone'}) has to wait for it, or to end`,
+    };
+  }
+  return {
+    pid,
+    what: `the pid is taken by ${command}`,
+    advice: 'end that process, or wait until it has ended',
+  };
 }
 
 /** Code of the vdso is in the middle of running, or pointed at, in any process. */

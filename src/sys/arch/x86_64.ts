@@ -72,6 +72,7 @@ export const syscallNumbers = {
   close_range: 436,
   pidfd_getfd: 438,
   wait4: 61,
+  exit: 60,
   exit_group: 231,
   linkat: 265,
   readlinkat: 267,

@@ -20,6 +20,19 @@ __attribute__((noreturn)) static int wait_here(void *argument) {
   for (;;) pause();
 }
 
+// Its child has the directory in common with its grandparent, and not with its parent.
+static int share_and_leave(void *argument) {
+  static char inner[1 << 16];
+  MUST(clone(wait_here, inner + sizeof inner, CLONE_FS | SIGCHLD, NULL));
+  MUST(unshare(CLONE_FS));
+  return wait_here(argument);
+}
+
+__attribute__((noreturn)) static void *go_apart(void *argument) {
+  MUST(unshare(CLONE_FILES));
+  wait_here(argument);
+}
+
 static void make(const char *what) {
   int ends[2];
   if (!strcmp(what, "socket")) MUST(socketpair(AF_UNIX, SOCK_STREAM, 0, ends));
@@ -41,36 +54,29 @@ static void make(const char *what) {
     MUST(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
     MUST(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program));
   } else if (!strcmp(what, "namespace")) MUST(unshare(CLONE_NEWUTS));
-  else if (!strcmp(what, "zombie")) {
-    if (MUST(fork()) == 0) _exit(3);
-    nap(20);
-  } else if (!strcmp(what, "sysv")) {
+  else if (!strcmp(what, "sysv")) {
     int id = MUST(shmget(IPC_PRIVATE, 4096, 0600));
     CHECK(shmat(id, NULL, 0) != (void *)-1, "shmat");
     MUST(shmctl(id, IPC_RMID, NULL));
   } else if (!strcmp(what, "device memory")) {
     int fd = MUST(open("/dev/zero", O_RDWR));
     CHECK(mmap(NULL, 4096, PROT_READ, MAP_PRIVATE, fd, 0) != MAP_FAILED, "mmap");
-  } else if (!strcmp(what, "shared fs")) MUST(clone(wait_here, stack + sizeof stack, CLONE_FS | SIGCHLD, NULL));
-  else if (!strcmp(what, "shared memory map")) MUST(clone(wait_here, stack + sizeof stack, CLONE_VM | SIGCHLD, NULL));
-  else if (!strcmp(what, "exit signal")) MUST(clone(wait_here, stack + sizeof stack, SIGUSR1, NULL));
+  } else if (!strcmp(what, "shared across")) MUST(clone(share_and_leave, stack + sizeof stack, CLONE_FS | SIGCHLD, NULL)), nap(20);
+  else if (!strcmp(what, "thread apart")) {
+    pthread_t thread;
+    pthread_create(&thread, NULL, go_apart, NULL);
+    nap(20);
+  }
   else if (!strcmp(what, "lost directory")) return;
-  else if (!strcmp(what, "lost group")) {
+  else if (!strcmp(what, "left group")) {
     pid_t leader = MUST(fork());
-    if (leader == 0) setpgid(0, 0), pause();
+    if (leader == 0) setpgid(0, 0), nap(20), setpgid(0, getpgid(getppid())), wait_here(NULL);
     nap(10);
-    if (MUST(fork()) == 0) setpgid(0, leader), pause();
-    nap(10);
-    kill(leader, SIGKILL);
-    waitpid(leader, NULL, 0);
+    if (MUST(fork()) == 0) setpgid(0, leader), wait_here(NULL);
+    nap(30);
   } else if (!strcmp(what, "lease")) {
     int fd = MUST(open("leased", O_RDONLY | O_CREAT, 0600));
     MUST(fcntl(fd, F_SETLEASE, F_RDLCK));
-  } else if (!strcmp(what, "stopped")) {
-    pid_t child = MUST(fork());
-    if (child == 0) wait_here(NULL);
-    kill(child, SIGSTOP);
-    waitpid(child, NULL, WUNTRACED);
   } else if (!strcmp(what, "traced")) {
     pid_t child = MUST(fork());
     if (child == 0) wait_here(NULL);

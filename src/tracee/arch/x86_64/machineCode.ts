@@ -112,9 +112,11 @@ export class Assembler {
     return this.byte(0x9d);
   }
 
-  /** jmp to itself (EB FE). */
-  hang(): this {
-    return this.byte(0xeb).byte(0xfe);
+  /** jmp back to an earlier `length` (EB rel8): at most 126 bytes. */
+  jumpBack(length: number): this {
+    this.byte(0xeb);
+    this.length = this.bytes.writeInt8(length - (this.length + 1), this.length);
+    return this;
   }
 
   /** jmp [rip+0] (FF 25 00000000) and the target behind it. Needs no register. */
