@@ -10,7 +10,7 @@ import { type CensusMethod, makeCensusTaker } from './objects/censusTaker.js';
 import { rehearseReading } from './objects/frozenProcess.js';
 import { requirePrivileges } from './objects/privileges.js';
 import { type StepEvent, Steps, type StepTime } from './objects/steps.js';
-import { refuseOwnTree, refuseTarget } from './objects/target.js';
+import { isPidNamespaceInit, refuseOwnTree, refuseTarget } from './objects/target.js';
 import { readVdso } from './objects/vdso.js';
 import { readProc } from './procfs/read.js';
 import { parseStatus } from './procfs/status.js';
@@ -194,13 +194,8 @@ async function saveTree(
   };
 }
 
-/** Its pid in its own namespace is 1, and it has another in that of its parent. */
-function isPidNamespaceInit(pid: number): boolean {
-  const pids = parseStatus(readProc(`/proc/${pid}/status`)).namespacePids;
-  return pids.length > 1 && pids.at(-1) === 1;
-}
-
 function writeHeader(pid: number, options: CheckpointOptions, writer: ImageWriter): void {
+  const pids = parseStatus(readProc(`/proc/${pid}/status`)).namespacePids;
   const vdso = readVdso();
   writer.record(recordType.header, 0, HeaderSchema, {
     stasisVersion: VERSION,
@@ -208,7 +203,9 @@ function writeHeader(pid: number, options: CheckpointOptions, writer: ImageWrite
     kernelRelease: release(),
     hostname: hostname(),
     createdAt: BigInt(Date.now()),
-    rootPid: pid,
+    rootPid: pids.at(-1) ?? pid,
+    container: isPidNamespaceInit(pid),
+    innerPids: pids.length > 1,
     killed: options.kill === true,
     pageSize: PAGE_SIZE,
     vdsoSize: vdso?.size ?? 0,

@@ -2,9 +2,8 @@ import { type Leak, PermissionError } from './errors.js';
 import type { Census, NotVerified } from './objects/census.js';
 import { type CensusMethod, makeCensusTaker } from './objects/censusTaker.js';
 import { type StepEvent, Steps, type StepTime } from './objects/steps.js';
-import { refuseTarget } from './objects/target.js';
+import { isPidNamespaceInit, refuseTarget } from './objects/target.js';
 import { blocking, type Findings, LeakPolicy } from './resources/containment/judge.js';
-import { isContainerInit } from './resources/containment/relations.js';
 import { lookAtRunning } from './resources/containment/running.js';
 
 export interface FindLeaksOptions {
@@ -72,11 +71,10 @@ function report(pid: number, census: Census, findings: Findings, steps: Steps): 
   );
   const threads = new Map<number, number>();
   for (const task of census.tasks) threads.set(task.pid, (threads.get(task.pid) ?? 0) + 1);
-  const root = leaders.get(pid);
   return {
     contained: blocking(findings).length === 0,
     pid,
-    container: root !== undefined && isContainerInit(root, leaders),
+    container: isPidNamespaceInit(pid),
     method: census.method,
     processes: [...census.inside].flatMap((inside) => {
       const task = leaders.get(inside);

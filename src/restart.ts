@@ -9,7 +9,8 @@ import { type Attachments, OutsideEnds } from './resources/tree/attachments.js';
 import { type BirthPlan, planBirths } from './resources/tree/births.js';
 import { restartFailed, TreeRestart } from './resources/tree/restart.js';
 import { takenPids, verifyImage } from './resources/tree/verify.js';
-import { waitInBackground } from './sys/process.js';
+import { waitFor, waitInBackground } from './sys/process.js';
+import { wait } from './sys/uapi.js';
 import { decodeStatus } from './tracee/tracee.js';
 
 export interface RestartOptions {
@@ -17,6 +18,11 @@ export interface RestartOptions {
   readonly input: string | number;
   /** New ends for what led outside, by key: `fd:N`, a path, or `null`. */
   readonly attach?: Attachments;
+  /**
+   * Restart a subtree in a pid namespace of its own, with its pids inside and a /proc that shows them. A container
+   * gets one anyway.
+   */
+  readonly pidNamespace?: boolean;
   /** Restart though open or mapped files have changed. */
   readonly force?: boolean;
   readonly signal?: AbortSignal;
@@ -29,7 +35,7 @@ export type ExitStatus =
   | { readonly kind: 'killed'; readonly signal: number };
 
 export interface RestartReport {
-  /** The root of the tree, which is a child of this process now. */
+  /** The root of the tree, which is a child of this process now, as this process sees it. */
   readonly pid: number;
   readonly processes: number;
   readonly threads: number;
@@ -61,29 +67,29 @@ export async function restart(options: RestartOptions): Promise<RestartReport> {
   try {
     const image = await steps.runAsync('read', () => loadImage(fd));
     const plan = planBirths(image.members);
-    await waitForPids(image, plan, steps);
+    const newPidNamespace = image.header.innerPids || options.pidNamespace === true;
+    if (!newPidNamespace) await waitForPids(image, plan, steps);
     const slots = slotsByFile(image);
     using outside = new OutsideEnds(image, slots, options.attach ?? {});
     steps.run('verify', () => {
-      const obstacles = verifyImage(image, plan, verifyContext(options.force === true, slots, outside));
+      const obstacles = verifyImage(
+        image,
+        plan,
+        verifyContext(options.force === true, slots, outside),
+        newPidNamespace,
+      );
       if (obstacles.length > 0) throw new RestartRefusedError(obstacles);
       outside.open();
     });
-    const warnings = await buildTree(image, plan, fd, outside, steps);
-    return report(image, steps, warnings);
+    using tree = new TreeRestart(image, plan, fd, outside, { newPidNamespace });
+    await buildTree(tree, steps);
+    return report(image, tree, steps);
   } finally {
     closeSync(fd);
   }
 }
 
-async function buildTree(
-  image: LoadedImage,
-  plan: BirthPlan,
-  fd: number,
-  outside: OutsideEnds,
-  steps: Steps,
-): Promise<readonly string[]> {
-  using tree = new TreeRestart(image, plan, fd, outside);
+async function buildTree(tree: TreeRestart, steps: Steps): Promise<void> {
   try {
     steps.run('helper', () => tree.startHelper());
     steps.run('processes', () => tree.makeProcesses());
@@ -98,7 +104,6 @@ async function buildTree(
   } catch (error) {
     throw restartFailed(error);
   }
-  return tree.warnings;
 }
 
 /** An image that was made with --kill may be read before its processes are all gone. */
@@ -137,8 +142,8 @@ function verifyContext(
   };
 }
 
-function report(image: LoadedImage, steps: Steps, warnings: readonly string[]): RestartReport {
-  const pid = image.header.rootPid;
+function report(image: LoadedImage, tree: TreeRestart, steps: Steps): RestartReport {
+  const { root: pid, init } = tree.pids;
   let pages = 0;
   for (const records of image.pages.values()) {
     for (const { runs } of records) for (const run of runs) pages += run.pages;
@@ -150,12 +155,24 @@ function report(image: LoadedImage, steps: Steps, warnings: readonly string[]): 
     pages,
     bytes: image.size,
     steps: steps.times,
-    warnings,
+    warnings: tree.warnings,
     async wait() {
       const status = await waitInBackground(pid);
+      if (init !== undefined) reapLater(init);
       if (status === 'gone') return { kind: 'exited', status: 0 };
       const end = decodeStatus(status);
       return end.kind === 'killed' ? end : { kind: 'exited', status: end.kind === 'exited' ? end.status : 0 };
     },
   };
+}
+
+/** How often somebody looks whether the init of a pid namespace has ended, milliseconds. */
+const REAP_INTERVAL_MS = 200;
+
+/** It ends when all who were left to it have: nobody waits for that. */
+function reapLater(init: number): void {
+  const timer = setInterval(() => {
+    if (waitFor(init, wait.WNOHANG) !== 'none') clearInterval(timer);
+  }, REAP_INTERVAL_MS);
+  timer.unref();
 }

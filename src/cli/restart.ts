@@ -14,6 +14,7 @@ interface Options {
   readonly attach: Record<string, string>;
   readonly copyStatus?: boolean;
   readonly force?: boolean;
+  readonly pidns?: boolean;
   readonly json?: boolean;
   readonly verbose?: boolean;
 }
@@ -29,6 +30,7 @@ export function addRestart(program: Command): void {
     .option('-d, --detach', 'print the pid of the root and leave it running')
     .option('-a, --attach <key=target>', 'a new end for what led outside: fd:N, a path, or null', collect, {})
     .option('--copy-status', 'end with the status, or by the signal, with which the root ends')
+    .option('--pidns', 'restart a subtree in a pid namespace of its own, where its pids are free')
     .option('-f, --force', 'restart though files have changed')
     .option('--json', 'print a report on standard error as JSON')
     .option('-v, --verbose', 'show every step with its time')
@@ -51,6 +53,7 @@ async function run(argument: string | undefined, options: Options): Promise<void
     input: name === '-' ? STANDARD_INPUT : name,
     attach: options.attach,
     force: options.force === true,
+    pidNamespace: options.pidns === true,
     onStep: progress(options.verbose),
   });
   for (const warning of report.warnings) say(`stasis: warning: ${warning}`);

@@ -4,7 +4,7 @@ import { readProcIfAlive } from '../procfs/read.js';
 import { parseStat } from '../procfs/stat.js';
 import { parseStatus } from '../procfs/status.js';
 import { listTree, type ProcessThreads } from '../procfs/tree.js';
-import { awaitEnd, kcmp, reapTracee, sendSignal, sleepSync } from '../sys/process.js';
+import { awaitEnd, kcmp, reapTracees, sendSignal, sleepSync } from '../sys/process.js';
 import { kcmpType, PF_IO_WORKER, ptraceEvent, ptraceOption, signal } from '../sys/uapi.js';
 import { isEventStop, Tracee } from '../tracee/tracee.js';
 
@@ -72,14 +72,12 @@ export class FrozenTree implements Disposable {
   kill(): void {
     this.released = true;
     for (const { pid, zombie } of this.list) if (!zombie) sendSignal(pid, signal.SIGKILL);
-    for (const { pid, threads } of this.list) {
-      // A leader is reported after its other threads; one that ended before them is not held.
-      for (const { tid } of threads) if (tid !== pid) reapTracee(tid);
-      if (threads[0]?.tid !== pid) continue;
-      const stat = readProcIfAlive(`/proc/${pid}/stat`);
-      if (stat !== undefined && parseStat(stat).parent === process.pid) awaitEnd(pid);
-      else reapTracee(pid);
-    }
+    const tids = this.list.flatMap(({ threads }) => threads.map(({ tid }) => tid));
+    const stat = readProcIfAlive(`/proc/${this.root}/stat`);
+    const isOurs = stat !== undefined && parseStat(stat).parent === process.pid;
+    reapTracees(tids.filter((tid) => !isOurs || tid !== this.root));
+    // Whoever waits for a child of ours gets its status.
+    if (isOurs) awaitEnd(this.root);
   }
 
   private pass(): boolean {

@@ -53,6 +53,8 @@ export interface VerifyContext {
 /** What a slice may use to make open files anew, in the helper process. */
 export interface FileRestart {
   readonly calls: RemoteCalls;
+  /** In the helper: its own directory in `/proc`, which may show the tree's processes and not the helper. */
+  readonly procSelf: number;
   /** What several files share, such as a pipe: made once for each key. */
   shared<T>(key: string, make: () => T): T;
   /** The descriptor in the helper for an external resource in a slot. */

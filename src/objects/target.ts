@@ -1,6 +1,7 @@
 import { TargetError } from '../errors.js';
 import { readProcIfAlive } from '../procfs/read.js';
 import { parseStat } from '../procfs/stat.js';
+import { parseStatus } from '../procfs/status.js';
 import { listTree } from '../procfs/tree.js';
 import { PF_KTHREAD } from '../sys/uapi.js';
 
@@ -27,6 +28,16 @@ export function refuseTarget(pid: number): void {
       advice: `checkpoint ${group}`,
     });
   }
+}
+
+/**
+ * Whether a process is what Stasis calls a container: its pid in its own pid namespace is 1, and it has another
+ * above. False for one that has ended.
+ */
+export function isPidNamespaceInit(pid: number): boolean {
+  const text = readProcIfAlive(`/proc/${pid}/status`);
+  const pids = text === undefined ? [] : parseStatus(text).namespacePids;
+  return pids.length > 1 && pids.at(-1) === 1;
 }
 
 /** Throws TargetError when this process is in the tree that it is to hold. */

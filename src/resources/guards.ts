@@ -1,33 +1,14 @@
 import type { Obstacle } from '../errors.js';
 import type { HeldProcess } from '../freezer/freeze.js';
-import type { CensusTask } from '../objects/census.js';
 import type { FrozenProcess, FrozenThread } from '../objects/frozenProcess.js';
-import { readLink, readLinkIfAlive } from '../procfs/read.js';
 import { PF_IO_WORKER } from '../sys/uapi.js';
 
 /** States of tasks that have no slice yet: each is refused by name. */
 
-const NAMESPACES = [
-  'cgroup',
-  'ipc',
-  'mnt',
-  'net',
-  'pid',
-  'pid_for_children',
-  'time',
-  'time_for_children',
-  'user',
-  'uts',
-];
-
 /** Everything about a process, its threads aside, that has no slice. */
-export function refuseProcess(
-  process: FrozenProcess,
-  sessions: ReadonlySet<number>,
-  own: CensusTask | undefined,
-): Obstacle[] {
+export function refuseProcess(process: FrozenProcess, sessions: ReadonlySet<number>): Obstacle[] {
   const { pid, stat, status } = process;
-  const obstacles = [...refuseNamespaces(process, own)];
+  const obstacles: Obstacle[] = [];
   if (stat.terminal !== 0 && sessions.has(stat.session)) {
     obstacles.push({
       pid,
@@ -35,7 +16,7 @@ export function refuseProcess(
       advice: 'start the job with setsid and without a terminal, or checkpoint below the session leader',
     });
   }
-  if (status.namespacePids.length > 1 && process.pid !== status.namespacePids[0]) {
+  if (status.namespacePids.length > 1 && process.live !== status.namespacePids[0]) {
     obstacles.push({ pid, what: 'its pid is that of another namespace', advice: 'run stasis on the host' });
   }
   return obstacles;
@@ -79,40 +60,4 @@ export function refuseUnheld({ pid, zombie, unheld }: HeldProcess): Obstacle[] {
       what: 'a thread that can not be held (a worker of io_uring)',
       advice: 'not supported yet',
     }));
-}
-
-const ownNamespaces = new Map<string, string | undefined>();
-
-/** This process's own; it does not change them. Undefined for a kind that the kernel does not have. */
-function ownNamespace(name: string): string | undefined {
-  if (!ownNamespaces.has(name)) ownNamespaces.set(name, readLinkIfAlive(`/proc/self/ns/${name}`));
-  return ownNamespaces.get(name);
-}
-
-/** A set of namespaces is never changed, but those of pids and users are not in it. */
-function hasSameNamespaces(one: CensusTask, other: CensusTask): boolean {
-  const identities = ({ structures, namespaces }: CensusTask) => [
-    structures.nsproxy?.identity,
-    namespaces.pid?.identity,
-    namespaces.user?.identity,
-  ];
-  const wanted = identities(other);
-  return identities(one).every((identity, index) => identity !== undefined && identity === wanted[index]);
-}
-
-function refuseNamespaces({ pid, live, census }: FrozenProcess, own: CensusTask | undefined): Obstacle[] {
-  if (census !== undefined && own !== undefined && hasSameNamespaces(census, own)) return [];
-  const foreign = NAMESPACES.filter((name) => {
-    const link = ownNamespace(name);
-    return link !== undefined && readLink(`/proc/${live}/ns/${name}`) !== link;
-  });
-  if (foreign.length === 0) return [];
-  const plural = foreign.length === 1 ? 'a namespace' : 'namespaces';
-  return [
-    {
-      pid,
-      what: `${plural} of its own: ${foreign.join(', ')}`,
-      advice: 'run stasis in the same namespaces; containers are not supported yet',
-    },
-  ];
 }

@@ -11,6 +11,7 @@ import {
   SharedMemorySchema,
   Vma_Kind,
 } from '../image/generated/mm_pb.js';
+import { type MountNamespace, MountNamespaceSchema } from '../image/generated/namespaces_pb.js';
 import { type Process, ProcessSchema, type Thread } from '../image/generated/process_pb.js';
 import { decodePayload, type ImageRecord, readRecords } from '../image/reader.js';
 import type { LoadedFile, LoadedState } from '../objects/slice.js';
@@ -20,6 +21,7 @@ import { FILES_STRUCT_RECORD, loadFilesStruct } from './filesStruct.js';
 import { fileKinds, processKinds, structureKinds, threadKinds } from './index.js';
 import { MEMORY_MAP_RECORD, SHARED_MEMORY_RECORD } from './mm/checkpoint.js';
 import { loadMappedFile, MAPPED_FILE_RECORD } from './mm/mappedFile.js';
+import { MOUNT_NAMESPACE_RECORD } from './namespaces/mountNamespace.js';
 import { endOf, PROCESS_RECORD } from './process.js';
 
 /** Where pages are in an image: each run's bytes follow those of the run before. */
@@ -51,6 +53,7 @@ export interface LoadedImage {
   readonly files: ReadonlyMap<number, LoadedFile>;
   readonly mappedFiles: ReadonlyMap<number, MappedFile>;
   readonly sharedMemory: ReadonlyMap<number, SharedMemory>;
+  readonly mountNamespaces: ReadonlyMap<number, MountNamespace>;
   /** By the objref of the address space or shared memory object. */
   readonly pages: ReadonlyMap<number, readonly PageRecord[]>;
 }
@@ -77,6 +80,7 @@ class Loader {
   private readonly spaces = new Map<number, { record: ImageRecord; message: MemoryMap }>();
   private readonly mappedFiles = new Map<number, MappedFile>();
   private readonly sharedMemory = new Map<number, SharedMemory>();
+  private readonly mountNamespaces = new Map<number, MountNamespace>();
   private readonly pages = new Map<number, PageRecord[]>();
   private readonly processes: { record: ImageRecord; message: Process }[] = [];
   private openPagemap: { record: ImageRecord; message: Pagemap } | undefined;
@@ -105,6 +109,7 @@ class Loader {
       files: this.files,
       mappedFiles: this.mappedFiles,
       sharedMemory: this.sharedMemory,
+      mountNamespaces: this.mountNamespaces,
       pages: this.pages,
     };
   }
@@ -162,6 +167,13 @@ class Loader {
           this.sharedMemory,
           record,
           decodePayload(record, SharedMemorySchema, `sharedMemory[${record.objref}]`),
+        );
+        break;
+      case MOUNT_NAMESPACE_RECORD:
+        this.put(
+          this.mountNamespaces,
+          record,
+          decodePayload(record, MountNamespaceSchema, `mountNamespace[${record.objref}]`),
         );
         break;
       case FILES_STRUCT_RECORD:
@@ -283,6 +295,8 @@ class Loader {
       };
       const { pid, parent, parentThread, zombie } = message;
       if (index === 0) {
+        if (header.container && (pid !== 1 || !header.innerPids))
+          wrong('pid', `${pid} is not that of the init of a container`);
         if (pid !== header.rootPid) wrong('pid', 'not the root of the header');
         if (parent !== 0) wrong('parent', `the root has a parent, ${parent}`);
         if (zombie !== undefined) wrong('zombie', 'the root has ended');
@@ -291,6 +305,10 @@ class Loader {
         if (!threads.get(parent)?.has(parentThread)) {
           wrong('parentThread', `process ${parent} has no thread ${parentThread}`);
         }
+      }
+      checkNamespaces(message, this.processes.find((other) => other.message.pid === parent)?.message, wrong);
+      if (message.mountNamespace !== 0 && !this.mountNamespaces.has(message.mountNamespace)) {
+        wrong('mountNamespace', `there is no mount namespace ${message.mountNamespace}`);
       }
       if (message.exitSignal > NSIG) wrong('exitSignal', `there is no signal ${message.exitSignal}`);
       if (zombie !== undefined && endOf(zombie.status) === undefined) {
@@ -379,5 +397,23 @@ function checkThreads(
     if (thread.registers.length !== GENERAL_REGISTERS_SIZE) {
       wrong(`${field}.registers`, `${thread.registers.length} bytes instead of ${GENERAL_REGISTERS_SIZE}`);
     }
+  });
+}
+
+function checkNamespaces(
+  { nestedPids, nestedGroups, nestedSessions, threads }: Process,
+  parent: Process | undefined,
+  wrong: (field: string, problem: string) => never,
+): void {
+  const depth = nestedPids.length;
+  const parentDepth = parent?.nestedPids.length ?? 0;
+  if (depth < parentDepth || depth > parentDepth + 1) {
+    wrong('nestedPids', `${depth} pid namespaces below the tree's own, and ${parentDepth} of its parent`);
+  }
+  if (nestedGroups.length !== depth) wrong('nestedGroups', `${nestedGroups.length} instead of ${depth}`);
+  if (nestedSessions.length !== depth)
+    wrong('nestedSessions', `${nestedSessions.length} instead of ${depth}`);
+  threads.forEach(({ nestedTids }, index) => {
+    if (nestedTids.length !== depth) wrong(`threads[${index}].nestedTids`, `${nestedTids.length} ids`);
   });
 }

@@ -84,11 +84,11 @@ function makePipe({ calls }: FileRestart): PipeEnds {
 }
 
 /** The first open file of each end is the one that pipe2 made; further ones are opened through `/proc`. */
-function takeEnd(ends: PipeEnds, flags: number, { calls }: FileRestart) {
+function takeEnd(ends: PipeEnds, flags: number, { calls, procSelf }: FileRestart) {
   const access = flags & open.O_ACCMODE;
   const end = access === open.O_WRONLY ? ends.writeEnd : ends.readEnd;
   if (access === open.O_RDWR || ends.taken.has(end)) {
-    return calls.call('openat', [fcntl.AT_FDCWD, cString(`/proc/self/fd/${end}`), flags, 0], {
+    return calls.call('openat', [procSelf, cString(`fd/${end}`), flags, 0], {
       purpose: 'opening a pipe once more',
     });
   }

@@ -12,9 +12,19 @@ import type { SharedStructures } from './tree/births.js';
 export const PROCESS_RECORD = 52;
 
 /** Where a process stands in its tree, by the ids that the tree itself sees. */
-export type Relations = Pick<Process, 'pid' | 'parent' | 'parentThread' | 'processGroup' | 'session'> & {
-  readonly nestedPids: number[];
-};
+export type Relations = Pick<
+  Process,
+  | 'pid'
+  | 'parent'
+  | 'parentThread'
+  | 'processGroup'
+  | 'session'
+  | 'nestedPids'
+  | 'nestedGroups'
+  | 'nestedSessions'
+  | 'childrenPidNamespace'
+  | 'mountNamespace'
+>;
 
 /** A process that has ended, whose parent has not waited for it. */
 export interface ZombieProcess {

@@ -103,10 +103,24 @@ export function awaitEnd(pid: number): void {
 
 /** Waits until a tracee has ended, and takes its status. */
 export function reapTracee(tid: number): void {
-  for (;;) {
-    const status = waitFor(tid, 0);
-    // Stops on the way to its end have 0x7f in the low bits.
-    if (typeof status !== 'number' || (status & 0x7f) !== 0x7f) return;
+  reapTracees([tid]);
+}
+
+/**
+ * Waits until all have ended, in whatever order: a leader ends after its threads, and the last thread of a pid
+ * namespace's init after everybody there.
+ */
+export function reapTracees(tids: readonly number[]): void {
+  let left = [...tids];
+  for (let round = 0; left.length > 0; round++) {
+    // The last one can be waited for.
+    const flags = left.length === 1 ? 0 : wait.WNOHANG;
+    left = left.filter((tid) => {
+      const status = waitFor(tid, flags);
+      // Stops on the way to its end have 0x7f in the low bits.
+      return status === 'none' || (typeof status === 'number' && (status & 0x7f) === 0x7f);
+    });
+    if (left.length > 1) sleepSync(round > 100 ? 1 : 0.05);
   }
 }
 

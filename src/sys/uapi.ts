@@ -124,7 +124,23 @@ export const cloneFlag = {
   CLONE_PARENT: 0x8000,
   CLONE_THREAD: 0x10000,
   CLONE_SYSVSEM: 0x40000,
+  CLONE_NEWNS: 0x00020000,
   CLONE_NEWIPC: 0x08000000,
+  CLONE_NEWPID: 0x20000000,
+} as const;
+
+/** linux/mount.h */
+export const mountFlag = {
+  MS_RDONLY: 1,
+  MS_NOSUID: 2,
+  MS_NODEV: 4,
+  MS_NOEXEC: 8,
+  MS_NOATIME: 1024,
+  MS_NODIRATIME: 2048,
+  MS_REC: 16384,
+  MS_PRIVATE: 1 << 18,
+  MS_SLAVE: 1 << 19,
+  MS_RELATIME: 1 << 21,
 } as const;
 
 /** linux/kcmp.h */

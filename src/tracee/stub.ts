@@ -4,11 +4,11 @@ import { nr } from '../sys/arch/index.js';
 import { createMemfd } from '../sys/descriptors.js';
 import { errnoName, errnoText } from '../sys/errno.js';
 import { spawnBare } from '../sys/process.js';
+import { pollfd } from '../sys/structs.js';
 import { systemCallError } from '../sys/syscall.js';
-import { mapFlag, prot, ptraceOption, SIG_BLOCK_ALL } from '../sys/uapi.js';
+import { mapFlag, pollEvent, prot, ptraceOption, SIG_BLOCK_ALL, wait } from '../sys/uapi.js';
 import { type AddressRange, advance, type RemoteAddress } from './address.js';
-import type { Assembler } from './arch/x86_64/machineCode.js';
-import { stubCode } from './arch/x86_64/machineCode.js';
+import { Assembler, stubCode } from './arch/x86_64/machineCode.js';
 import type { RemoteMemory } from './memory.js';
 import { type CodeRunner, RemoteCalls } from './remoteCalls.js';
 import { SCRATCH_CODE_SIZE, type Scratch } from './scratch.js';
@@ -177,6 +177,26 @@ export function callsOfNewTask(
     },
   };
   return new RemoteCalls(runner);
+}
+
+/**
+ * Makes a held task go on as the init of a pid namespace when it is let go: it waits for the end of the process
+ * behind the pidfd, then for that of all who were left to it, and ends. SIGCHLD must be ignored in it.
+ */
+export function becomeInit(tracee: Tracee, memory: RemoteMemory, scratch: Scratch, pidfd: number): void {
+  memory.write(scratch.data, pollfd.encode({ fd: pidfd, events: pollEvent.POLLIN }));
+  const assembler = new Assembler(Buffer.alloc(256));
+  assembler.systemCall(nr.poll, [scratch.data, 1n, -1n]);
+  const next = assembler.length;
+  assembler
+    .systemCall(nr.wait4, [-1n, 0n, BigInt(wait.__WALL), 0n])
+    .jumpToEndOnError()
+    .jumpBack(next)
+    .markEnd()
+    .systemCall(nr.exit_group, [0n]);
+  memory.write(scratch.code, assembler.bytes);
+  const registers = tracee.getRegisters();
+  tracee.setRegisters(registers.set('rip', scratch.code).set('orig_rax', -1n));
 }
 
 function isEnd(stop: Stop): boolean {

@@ -6,6 +6,7 @@ import { ProcFormatError } from '../../src/errors.js';
 import { parseFdinfo } from '../../src/procfs/fdinfo.js';
 import { LIMIT_NAMES, parseLimits, RLIM_INFINITY } from '../../src/procfs/limits.js';
 import { parseLocks } from '../../src/procfs/locks.js';
+import { parseMountinfo } from '../../src/procfs/mountinfo.js';
 import { readProc } from '../../src/procfs/read.js';
 import { parseMappings, parseRunningMappings } from '../../src/procfs/smaps.js';
 import { parseStat } from '../../src/procfs/stat.js';
@@ -23,6 +24,7 @@ const PARSERS: Readonly<Record<string, { parse: (text: string) => unknown; sampl
   sem: { parse: parseSemaphores, sample: () => readProc('/proc/sysvipc/sem') },
   msg: { parse: parseMessageQueues, sample: () => readProc('/proc/sysvipc/msg') },
   fdinfo: { parse: parseFdinfo, sample: () => readProc('/proc/self/fdinfo/0') },
+  mountinfo: { parse: parseMountinfo, sample: () => readProc('/proc/self/mountinfo') },
   limits: { parse: parseLimits, sample: () => readProc('/proc/self/limits') },
 };
 
@@ -151,6 +153,30 @@ test('sysvipc: columns are found by their names', () => {
 `;
   assert.deepEqual(parseSegments(text), [{ id: 32, attachments: 3 }]);
   assert.throws(() => parseSegments(text.replace('nattch', 'other')), ProcFormatError);
+});
+
+test('mountinfo: mounts with their propagation, and names with blanks', () => {
+  const text = `22 27 0:21 / /proc rw,relatime shared:5 - proc proc rw
+30 27 254:1 /sub /mnt/a\\040b ro,nosuid master:3 propagate_from:2 - ext4 /dev/sd\\134x rw,discard
+31 27 0:30 / /private rw - tmpfs none rw
+32 27 0:31 / /never rw unbindable - tmpfs none rw
+`;
+  const [proc, bind, ...others] = parseMountinfo(text);
+  assert.deepEqual(
+    [proc, bind, ...others].map((mount) => mount?.propagation),
+    ['shared', 'slave', 'private', 'unbindable'],
+  );
+  assert.deepEqual(bind, {
+    device: '254:1',
+    root: '/sub',
+    mountpoint: '/mnt/a b',
+    options: ['ro', 'nosuid'],
+    propagation: 'slave',
+    type: 'ext4',
+    source: '/dev/sd\\x',
+    superOptions: ['rw', 'discard'],
+  });
+  assert.throws(() => parseMountinfo('22 27 0:21 / /proc rw'), ProcFormatError);
 });
 
 test('maps of a process that runs may be out of order', () => {

@@ -38,6 +38,7 @@ export class Job implements AsyncDisposable {
   private child: ChildProcess | undefined;
   private ended: Promise<number | string> = Promise.resolve(0);
   private stopsItself = false;
+  private root: number | undefined;
 
   /** Starts a program; its standard input is empty, its output goes to the files `out` and `err`. */
   start(command: string, args: readonly string[] = [], environment: Record<string, string> = {}): this {
@@ -57,15 +58,20 @@ export class Job implements AsyncDisposable {
   }
 
   /** Starts a workload and waits until it is set up. */
-  async startWorkload(name: string, args: readonly string[] = []): Promise<this> {
-    this.start(workload(name), args);
+  async startWorkload(name: string, args: readonly string[] = [], container = false): Promise<this> {
+    if (container) {
+      this.start(workload('contain'), [workload(name), ...args]);
+      await this.until(() => existsSync(this.path('root')), 'container');
+      this.root = Number(readFileSync(this.path('root'), 'utf8'));
+    } else this.start(workload(name), args);
     this.stopsItself = name === 'stopped';
     await this.until(() => existsSync(this.path('ready')), 'ready');
     return this;
   }
 
+  /** The root of its tree: of a container, its init. */
   get pid(): number {
-    const pid = this.child?.pid;
+    const pid = this.root ?? this.child?.pid;
     if (pid === undefined) throw new Error('the job was not started');
     return pid;
   }
@@ -127,6 +133,11 @@ export class Job implements AsyncDisposable {
         throw new Error(`${basename(this.directory)}: no ${what} in time: ${treeText(this.pid)}`);
       await sleep(2);
     }
+  }
+
+  /** It was restarted: that is its root now. */
+  restarted(root: number): void {
+    this.root = root;
   }
 
   /** As {@link lastingLeftovers}, for all of it, before or after a restart. */

@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
-import { test } from 'node:test';
+import { readlinkSync } from 'node:fs';
+import { type TestContext, test } from 'node:test';
 import { type CheckpointOptions, checkpoint } from '../../src/checkpoint.js';
 import { UnsupportedError } from '../../src/errors.js';
 import { FrozenTree } from '../../src/freezer/freeze.js';
@@ -22,6 +23,20 @@ const WORKLOADS = [
   'orphans',
   'stopped',
   'shared',
+  'nested',
+];
+
+/** What is tried as a container as well. */
+const IN_CONTAINER = [
+  'threads',
+  'tree',
+  'signals',
+  'waiting',
+  'zombies',
+  'orphans',
+  'stopped',
+  'shared',
+  'nested',
 ];
 
 /** What is refused because the kernel does not tell enough. */
@@ -71,17 +86,52 @@ const MODES: Readonly<Record<string, Mode>> = {
 };
 
 for (const name of WORKLOADS) {
-  for (const [mode, disturb] of Object.entries(MODES)) {
-    test(`${name}: ${mode}`, { skip: skipUnlessRoot }, async (context) => {
-      await using job = new Job();
-      await job.startWorkload(name);
-      try {
-        await disturb(job);
-      } catch (error) {
-        if (!(error instanceof UnsupportedError) || !TOO_OLD.test(error.reason ?? '')) throw error;
-        context.skip(error.reason?.split('\n')[0]);
-      }
-    });
+  for (const mode of Object.keys(MODES)) {
+    test(`${name}: ${mode}`, { skip: skipUnlessRoot }, (context) => run(context, name, mode, false));
+  }
+}
+
+for (const name of IN_CONTAINER) {
+  for (const mode of ['checkpoint and continue', 'restart twice']) {
+    test(`${name} in a container: ${mode}`, { skip: skipUnlessRoot }, (context) =>
+      run(context, name, mode, true),
+    );
+  }
+}
+
+for (const name of ['tree', 'orphans', 'threads']) {
+  test(`${name}: restarted beside the original, and once more`, { skip: skipUnlessRoot }, async () => {
+    await using job = await new Job().startWorkload(name);
+    await save(job, {});
+    const second = await restart({ input: job.image, pidNamespace: true });
+    assert.notEqual(second.pid, job.pid);
+    assert.notEqual(namespaceOf(second.pid), namespaceOf(job.pid));
+    await sleep(30);
+    // Its pids are those of another namespace: they need not be free here.
+    await checkpoint(second.pid, { output: job.image, kill: true, force: true });
+    assert.deepEqual(await second.wait(), { kind: 'killed', signal: 9 });
+    const third = await restart({ input: job.image });
+    const end = third.wait();
+    await sleep(30);
+    job.stop();
+    assert.equal(await job.result(), 'PASS');
+    assert.equal(await job.end, 0);
+    assert.deepEqual(await end, { kind: 'exited', status: 0 });
+  });
+}
+
+function namespaceOf(pid: number): string {
+  return readlinkSync(`/proc/${pid}/ns/pid`);
+}
+
+async function run(context: TestContext, name: string, mode: string, container: boolean): Promise<void> {
+  await using job = new Job();
+  await job.startWorkload(name, [], container);
+  try {
+    await MODES[mode]?.(job);
+  } catch (error) {
+    if (!(error instanceof UnsupportedError) || !TOO_OLD.test(error.reason ?? '')) throw error;
+    context.skip(error.reason?.split('\n')[0]);
   }
 }
 
@@ -108,6 +158,7 @@ async function finish(job: Job): Promise<void> {
 
 async function restartAndFinish(job: Job): Promise<void> {
   const root = await restart({ input: job.image });
+  job.restarted(root.pid);
   const end = root.wait();
   await sleep(30);
   assert.deepEqual(await job.leftovers(), []);

@@ -10,7 +10,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file process.proto.
  */
 export const file_process: GenFile = /*@__PURE__*/
-  fileDesc("Cg1wcm9jZXNzLnByb3RvEgZzdGFzaXMiuwIKB1Byb2Nlc3MSCwoDcGlkGAEgASgNEg4KBnBhcmVudBgCIAEoDRIVCg1wcm9jZXNzX2dyb3VwGAMgASgNEg8KB3Nlc3Npb24YBCABKA0SCgoCbW0YBSABKA0SDQoFZmlsZXMYBiABKA0SHwoHdGhyZWFkcxgHIAMoCzIOLnN0YXNpcy5UaHJlYWQSDwoHY29tbWFuZBgIIAEoCRIKCgJmcxgJIAEoDRIPCgdzaWdoYW5kGAogASgNEhUKDXBhcmVudF90aHJlYWQYCyABKA0SEwoLZXhpdF9zaWduYWwYDCABKA0SHgoGem9tYmllGA0gASgLMg4uc3Rhc2lzLlpvbWJpZRIgCgdzdG9wcGVkGA4gASgLMg8uc3Rhc2lzLlN0b3BwZWQSEwoLbmVzdGVkX3BpZHMYDyADKA0imAEKBlRocmVhZBIOCgZvYmpyZWYYASABKA0SCwoDdGlkGAIgASgNEhEKCXJlZ2lzdGVycxgDIAEoDBIWCg5leHRlbmRlZF9zdGF0ZRgEIAEoDBITCgtzaWduYWxfbWFzaxgFIAEoBBISCgVlbmRlZBgGIAEoDUgAiAEBEhMKC25lc3RlZF90aWRzGAcgAygNQggKBl9lbmRlZCJACgZab21iaWUSDgoGc3RhdHVzGAEgASgNEgwKBG5hbWUYAiABKAwSCwoDdWlkGAMgASgNEgsKA2dpZBgEIAEoDSItCgdTdG9wcGVkEg4KBnNpZ25hbBgBIAEoDRISCgp1bnJlcG9ydGVkGAIgASgIYgZwcm90bzM");
+  fileDesc("Cg1wcm9jZXNzLnByb3RvEgZzdGFzaXMipAMKB1Byb2Nlc3MSCwoDcGlkGAEgASgNEg4KBnBhcmVudBgCIAEoDRIVCg1wcm9jZXNzX2dyb3VwGAMgASgNEg8KB3Nlc3Npb24YBCABKA0SCgoCbW0YBSABKA0SDQoFZmlsZXMYBiABKA0SHwoHdGhyZWFkcxgHIAMoCzIOLnN0YXNpcy5UaHJlYWQSDwoHY29tbWFuZBgIIAEoCRIKCgJmcxgJIAEoDRIPCgdzaWdoYW5kGAogASgNEhUKDXBhcmVudF90aHJlYWQYCyABKA0SEwoLZXhpdF9zaWduYWwYDCABKA0SHgoGem9tYmllGA0gASgLMg4uc3Rhc2lzLlpvbWJpZRIgCgdzdG9wcGVkGA4gASgLMg8uc3Rhc2lzLlN0b3BwZWQSEwoLbmVzdGVkX3BpZHMYDyADKA0SFQoNbmVzdGVkX2dyb3VwcxgQIAMoDRIXCg9uZXN0ZWRfc2Vzc2lvbnMYESADKA0SHgoWY2hpbGRyZW5fcGlkX25hbWVzcGFjZRgSIAEoDRIXCg9tb3VudF9uYW1lc3BhY2UYEyABKA0imAEKBlRocmVhZBIOCgZvYmpyZWYYASABKA0SCwoDdGlkGAIgASgNEhEKCXJlZ2lzdGVycxgDIAEoDBIWCg5leHRlbmRlZF9zdGF0ZRgEIAEoDBITCgtzaWduYWxfbWFzaxgFIAEoBBISCgVlbmRlZBgGIAEoDUgAiAEBEhMKC25lc3RlZF90aWRzGAcgAygNQggKBl9lbmRlZCJACgZab21iaWUSDgoGc3RhdHVzGAEgASgNEgwKBG5hbWUYAiABKAwSCwoDdWlkGAMgASgNEgsKA2dpZBgEIAEoDSItCgdTdG9wcGVkEg4KBnNpZ25hbBgBIAEoDRISCgp1bnJlcG9ydGVkGAIgASgIYgZwcm90bzM");
 
 /**
  * A process of the tree. All ids are those that the tree itself sees: of a container, inside it.
@@ -114,6 +114,32 @@ export type Process = Message<"stasis.Process"> & {
    * @generated from field: repeated uint32 nested_pids = 15;
    */
   nestedPids: number[];
+
+  /**
+   * Likewise those of its group and session; 0 where they are led from outside of a namespace.
+   *
+   * @generated from field: repeated uint32 nested_groups = 16;
+   */
+  nestedGroups: number[];
+
+  /**
+   * @generated from field: repeated uint32 nested_sessions = 17;
+   */
+  nestedSessions: number[];
+
+  /**
+   * Its children are born in another pid namespace: the pid of the init of that one; 0 for its own.
+   *
+   * @generated from field: uint32 children_pid_namespace = 18;
+   */
+  childrenPidNamespace: number;
+
+  /**
+   * Objref; 0 for the one in which Stasis runs.
+   *
+   * @generated from field: uint32 mount_namespace = 19;
+   */
+  mountNamespace: number;
 };
 
 /**

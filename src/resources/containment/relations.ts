@@ -1,5 +1,5 @@
-import type { CensusTask } from '../../objects/census.js';
 import type { SharedKind } from '../../objects/sharedObjects.js';
+import { isPidNamespaceInit } from '../../objects/target.js';
 
 /** Tasks inside that are traced from outside, and those inside that trace others. Source: ptrace(2). */
 export const tracer: SharedKind = {
@@ -38,7 +38,7 @@ export const parent: SharedKind = {
     const leaders = new Map(tasks.filter(({ tid, pid }) => tid === pid).map((task) => [task.pid, task]));
     const init = leaders.get(root);
     const space = init?.namespaces.pid?.identity;
-    if (init === undefined || space === undefined || !isContainerInit(init, leaders)) return;
+    if (init === undefined || space === undefined || !isPidNamespaceInit(root)) return;
     for (const task of leaders.values()) {
       if (inside.has(task.pid) || task.namespaces.pid?.identity !== space) continue;
       const object = table.object('parent', task.pid, undefined);
@@ -55,10 +55,3 @@ export const parent: SharedKind = {
     advice: 'end it: it was brought in by nsenter, or by exec of the container runtime',
   }),
 };
-
-/** Whether a task's parent is in another pid namespace than itself. */
-export function isContainerInit(task: CensusTask, byPid: ReadonlyMap<number, CensusTask>): boolean {
-  const above = byPid.get(task.parent)?.namespaces.pid?.identity;
-  const own = task.namespaces.pid?.identity;
-  return own !== undefined && above !== undefined && above !== own;
-}

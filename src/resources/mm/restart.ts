@@ -79,10 +79,10 @@ export class MappedObjects {
       purpose: `making ${memory.size} bytes of shared memory`,
     });
     queueReads(calls, this.imageFd, this.image.pages.get(objref) ?? [], start);
-    const link = `/proc/self/map_files/${start.toString(16)}-${end.toString(16)}`;
+    const link = `map_files/${start.toString(16)}-${end.toString(16)}`;
     this.descriptors.set(
       name,
-      calls.call('openat', [fcntl.AT_FDCWD, cString(link), open.O_RDWR, 0], {
+      calls.call('openat', [this.helper.procSelf, cString(link), open.O_RDWR, 0], {
         purpose: 'opening shared memory',
       }),
     );

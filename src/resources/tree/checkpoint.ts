@@ -24,6 +24,7 @@ import { saveFilesStruct } from '../filesStruct.js';
 import { refuseProcess, refuseThread, refuseUnheld } from '../guards.js';
 import { fileKinds, processKinds, structureKinds, threadKinds } from '../index.js';
 import { MemoryCheckpoint } from '../mm/checkpoint.js';
+import { Namespaces, refuseThreadNamespaces } from '../namespaces/namespaces.js';
 import { OpenFiles } from '../openFiles.js';
 import { type Relations, saveProcess, saveZombie, type ZombieProcess } from '../process.js';
 import { type Member, planBirths, type SharedStructures } from './births.js';
@@ -47,12 +48,14 @@ export class TreeCheckpoint implements Disposable {
   private readonly byPid = new Map<number, FrozenProcess>();
   private readonly zombies = new Map<number, ZombieProcess>();
   private readonly relations = new Map<number, Relations>();
+  private readonly namespaces: Namespaces;
 
   constructor(
     private readonly frozen: FrozenTree,
     private readonly containment?: Containment,
   ) {
     this.files = new OpenFiles(this.table, fileKinds, containment);
+    this.namespaces = new Namespaces(this.table);
   }
 
   get processes(): readonly FrozenProcess[] {
@@ -67,6 +70,9 @@ export class TreeCheckpoint implements Disposable {
       if (held.zombie) this.zombies.set(held.pid, this.readZombie(held));
       else this.byPid.set(held.pid, this.read(held, level));
     }
+    const stasis = this.containment?.taskOf(ownPid);
+    for (const process of this.processes) this.namespaces.collect(process, stasis);
+    this.namespaces.finish();
     this.findRelations(level);
     this.findShared();
   }
@@ -76,11 +82,11 @@ export class TreeCheckpoint implements Disposable {
     const sessions = new Set(
       this.processes.map(({ stat }) => stat.session).filter((sid) => this.relations.has(sid)),
     );
-    const stasis = this.containment?.taskOf(ownPid);
     const unheld = this.frozen.processes.flatMap(refuseUnheld);
     const ended = this.zombies.has(this.frozen.root) ? [endedRoot(this.frozen.root)] : [];
     const own = this.processes.flatMap((process) => [
-      ...refuseProcess(process, sessions, stasis),
+      ...refuseProcess(process, sessions),
+      ...refuseThreadNamespaces(process),
       ...processKinds.flatMap((kind) => kind.refuse(process)),
       ...this.refuseStructures(process),
       ...this.memory.refuse(process),
@@ -90,7 +96,15 @@ export class TreeCheckpoint implements Disposable {
       ]),
     ]);
     const { obstacles } = planBirths(this.members());
-    return [...ended, ...unheld, ...own, ...obstacles, ...this.sharing, ...this.files.classify()];
+    return [
+      ...ended,
+      ...unheld,
+      ...this.namespaces.refuse(),
+      ...own,
+      ...obstacles,
+      ...this.sharing,
+      ...this.files.classify(),
+    ];
   }
 
   private refuseStructures(process: FrozenProcess): Obstacle[] {
@@ -138,6 +152,7 @@ export class TreeCheckpoint implements Disposable {
       for (const { objref } of Object.values(structures)) this.table.markCheckpointed(objref);
       if (structures.files.fresh) saveFilesStruct(process, this.files, structures.files.objref, writer);
     }
+    this.namespaces.save((pid) => this.relations.get(pid)?.pid ?? 0, writer);
     for (const save of this.saves) save(writer);
     this.files.save(writer);
     this.memory.saveObjects(writer);
@@ -232,13 +247,21 @@ export class TreeCheckpoint implements Disposable {
       id === rootsOwn && !known.has(id) ? 0 : id;
     for (const { pid, stat, status, parentThread } of all) {
       const { namespaceGroups: groups, namespaceSessions: sessions } = status;
+      const own = this.byPid.get(pid)?.ids ?? status.namespacePids.slice(level);
+      // What is left of one that has ended has no namespaces: those of its parent do for it.
+      const living = this.byPid.has(pid) ? pid : stat.parent;
+      const init = this.namespaces.initForChildren(pid);
       this.relations.set(pid, {
-        pid: ids.get(pid) ?? pid,
+        pid: own[0] ?? pid,
         parent: pid === this.frozen.root ? 0 : (ids.get(stat.parent) ?? 0),
         parentThread: ids.get(parentThread) ?? 0,
         processGroup: inside(groups[level] ?? 0, root?.namespaceGroups[level]),
         session: inside(sessions[level] ?? 0, root?.namespaceSessions[level]),
-        nestedPids: (this.byPid.get(pid)?.ids ?? status.namespacePids.slice(level)).slice(1),
+        nestedPids: own.slice(1),
+        nestedGroups: groups.slice(level + 1),
+        nestedSessions: sessions.slice(level + 1),
+        childrenPidNamespace: init === undefined ? 0 : (ids.get(init) ?? 0),
+        mountNamespace: this.namespaces.mountsOf(living),
       });
     }
   }
@@ -331,13 +354,9 @@ function objrefsOf({ mm, files, fs, sighand }: Structures): SharedStructures {
 
 const NO_STRUCTURES: SharedStructures = { mm: 0, files: 0, fs: 0, sighand: 0 };
 
-/**
- * Which of a process's pids, outermost first, is the one that the tree sees: of a container that inside it, of
- * a subtree that of this process's own namespace.
- */
+/** Which of the pids of its processes, outermost first, is the one that the tree sees: that of its root. */
 function treeLevel(root: number): number {
-  const pids = parseStatus(readProc(`/proc/${root}/status`)).namespacePids;
-  return pids.length > 1 && pids.at(-1) === 1 ? pids.length - 1 : 0;
+  return parseStatus(readProc(`/proc/${root}/status`)).namespacePids.length - 1;
 }
 
 function endedRoot(pid: number): Obstacle {

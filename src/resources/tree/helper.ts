@@ -5,7 +5,7 @@ import type { InheritedState } from '../../objects/slice.js';
 import type { ProcMapping } from '../../procfs/smaps.js';
 import { reapTracee, sendSignal } from '../../sys/process.js';
 import { rlimit64 } from '../../sys/structs.js';
-import { cloneFlag, mremapFlag, open, signal } from '../../sys/uapi.js';
+import { cloneFlag, fcntl, mremapFlag, open, signal } from '../../sys/uapi.js';
 import {
   type AddressRange,
   advance,
@@ -14,12 +14,13 @@ import {
   remoteAddress,
 } from '../../tracee/address.js';
 import { RemoteMemory } from '../../tracee/memory.js';
-import type { RemoteCalls } from '../../tracee/remoteCalls.js';
+import { cString, type RemoteCalls } from '../../tracee/remoteCalls.js';
 import { SCRATCH_SIZE, type Scratch, scratchAt } from '../../tracee/scratch.js';
 import { BUILDING_MASK, mapScratch, startStub } from '../../tracee/stub.js';
 import type { Tracee } from '../../tracee/tracee.js';
 import { VSYSCALL, vmaKind } from '../mm/vma.js';
 import { CHANGEABLE_SIGNALS } from '../sighand.js';
+import { NamespaceInit } from './namespaceInit.js';
 import { NewTask, type TaskIds } from './newTask.js';
 
 const SIGSET_SIZE = 8;
@@ -47,6 +48,8 @@ export class Helper implements Disposable {
   readonly parked: readonly ParkedMapping[];
   readonly calls: RemoteCalls;
   readonly memory: RemoteMemory;
+  /** Its directory in the `/proc` of this process, wherever it goes: a descriptor of it. */
+  readonly procSelf: number;
   private readonly task: NewTask;
   private ended = false;
 
@@ -73,7 +76,7 @@ export class Helper implements Disposable {
       this.task = new NewTask(this.tracee, this.pid, this.pid, this.memory, this.scratch, onBirth);
       this.calls = this.task.calls;
       this.parked = this.park(mappings);
-      this.prepare(inherited);
+      this.procSelf = this.prepare(inherited);
     } catch (error) {
       this[Symbol.dispose]();
       throw error;
@@ -91,11 +94,29 @@ export class Helper implements Disposable {
     return this.tracee.getExtendedState().length;
   }
 
-  /** Makes the root of the tree, as a child of this very process. */
-  makeRoot(ids: TaskIds): Tracee {
-    const [root] = this.task.make([{ ids, flags: cloneFlag.CLONE_PARENT, exitSignal: 0 }]);
-    if (root === undefined) throw new TaskLostError(this.pid, 'the root of the tree was not made');
-    return root;
+  /** Makes the root of the tree, as a child of this very process: the init of a new pid namespace, if so wished. */
+  makeRoot(ids: TaskIds, isInit: boolean): Tracee {
+    return this.makeSibling(ids, isInit ? cloneFlag.CLONE_NEWPID : 0);
+  }
+
+  /** Makes a new pid namespace with an init, in which the root is made then. */
+  makePidNamespace(): NamespaceInit {
+    this.calls.call('unshare', [cloneFlag.CLONE_NEWPID], { purpose: 'making a pid namespace' });
+    return new NamespaceInit(this.makeSibling({ id: 1, nested: [] }, 0), this.scratch);
+  }
+
+  /** From here on it sees the mounts that a process sees. */
+  enterMountNamespace(pid: number): void {
+    const pidfd = this.calls.call('pidfd_open', [pid, 0]);
+    this.calls.call('setns', [pidfd, cloneFlag.CLONE_NEWNS], { purpose: `entering the mounts of ${pid}` });
+    this.calls.call('close', [pidfd]);
+    this.calls.flush();
+  }
+
+  private makeSibling(ids: TaskIds, flags: number): Tracee {
+    const [task] = this.task.make([{ ids, flags: flags | cloneFlag.CLONE_PARENT, exitSignal: 0 }]);
+    if (task === undefined) throw new TaskLostError(this.pid, 'the root of the tree was not made');
+    return task;
   }
 
   [Symbol.dispose](): void {
@@ -123,7 +144,7 @@ export class Helper implements Disposable {
     return parked;
   }
 
-  private prepare({ limits }: InheritedState): void {
+  private prepare({ limits }: InheritedState): number {
     const { calls, reserved } = this;
     const own = limits[RLIMIT_NOFILE];
     if (own !== undefined) {
@@ -136,7 +157,10 @@ export class Helper implements Disposable {
     calls.call('dup3', [pidfd, reserved.helper, open.O_CLOEXEC]);
     calls.call('dup3', [1, reserved.image, open.O_CLOEXEC]);
     calls.call('umask', [0]);
+    const flags = open.O_PATH | open.O_DIRECTORY | open.O_CLOEXEC;
+    const procSelf = calls.call('openat', [fcntl.AT_FDCWD, cString('/proc/self'), flags, 0]);
     calls.flush();
+    return procSelf.value;
   }
 }
 

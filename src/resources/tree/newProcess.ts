@@ -72,7 +72,7 @@ export class NewProcess {
    * Stops all of it, as the signal that it was stopped by did. From here on it is stopped again as soon as it is
    * let go.
    */
-  stop(parent: NewTask | undefined): void {
+  stop(parent: NewTask | undefined, pidForParent: number): void {
     const { stopped } = this.loaded.message;
     if (stopped === undefined) return;
     // What nobody will ask for can be any stop; others than SIGSTOP have no effect in an orphaned group.
@@ -81,8 +81,8 @@ export class NewProcess {
       throw new TaskLostError(this.leader.tid, `process ${this.loaded.message.pid} could not be stopped`);
     }
     if (stopped.unreported || parent === undefined) return;
-    parent.calls.call('wait4', [this.leader.ownPid, 0, wait.WUNTRACED | wait.WNOHANG | wait.__WALL, 0], {
-      purpose: `waiting for the stop of ${this.leader.ownPid}`,
+    parent.calls.call('wait4', [pidForParent, 0, wait.WUNTRACED | wait.WNOHANG | wait.__WALL, 0], {
+      purpose: `waiting for the stop of ${pidForParent}`,
     });
     parent.calls.flush();
   }

@@ -3,14 +3,17 @@ import { RestartFailedError, RestartRefusedError, StasisError } from '../../erro
 import { readInheritedState } from '../../objects/inherited.js';
 import type { FileSource, InheritedState } from '../../objects/slice.js';
 import { createPipe } from '../../sys/descriptors.js';
-import { reapTracee, sendSignal, setChildSubreaper, waitFor } from '../../sys/process.js';
-import { signal, wait } from '../../sys/uapi.js';
+import { reapTracees, sendSignal, setChildSubreaper, waitFor } from '../../sys/process.js';
+import { fcntl, open, signal, wait } from '../../sys/uapi.js';
+import { cString, type RemoteCalls } from '../../tracee/remoteCalls.js';
 import type { LoadedImage } from '../loadImage.js';
 import { MappedObjects, rangesOf } from '../mm/restart.js';
+import { mountFreshProc } from '../namespaces/mountNamespace.js';
 import type { OutsideEnds } from './attachments.js';
 import type { BirthPlan } from './births.js';
 import { Forking } from './forking.js';
 import { Helper, type ReservedDescriptors } from './helper.js';
+import type { NamespaceInit } from './namespaceInit.js';
 import { endAsZombie, NewProcess, type NewTreeContext } from './newProcess.js';
 import { neededPids } from './verify.js';
 
@@ -18,6 +21,11 @@ import { neededPids } from './verify.js';
 const FIRST_OUTSIDE_DESCRIPTOR = 2;
 /** Enough attempts to get a helper whose pid is none of the tree's. */
 const HELPER_ATTEMPTS = 10;
+
+export interface TreeRestartOptions {
+  /** Whether it gets a pid namespace of its own, in which its pids are free. */
+  readonly newPidNamespace: boolean;
+}
 
 /**
  * A tree that is being built from an image. Until {@link release} nothing of it runs, and the scope's end
@@ -33,6 +41,8 @@ export class TreeRestart implements Disposable {
   /** How many processes have each address space or table of descriptors. */
   private readonly users = new Map<number, number>();
   private helper: Helper | undefined;
+  private init: NamespaceInit | undefined;
+  private rootTid = 0;
   private forking: Forking | undefined;
   private objects: MappedObjects | undefined;
   private released = false;
@@ -43,6 +53,7 @@ export class TreeRestart implements Disposable {
     private readonly plan: BirthPlan,
     private readonly imageFd: number,
     private readonly outside: OutsideEnds,
+    private readonly options: TreeRestartOptions,
   ) {
     this.reserved = reserveDescriptors(image, FIRST_OUTSIDE_DESCRIPTOR + outside.descriptors.length);
     for (const { message } of image.processes) {
@@ -52,12 +63,17 @@ export class TreeRestart implements Disposable {
     }
   }
 
+  /** The root, and the init that was made for it, as this process sees them. */
+  get pids(): { readonly root: number; readonly init: number | undefined } {
+    return { root: this.rootTid, init: this.init?.pid };
+  }
+
   /** Starts the helper process. */
   startHelper(): void {
     // Should the tree be ended again, its orphans come to this process, and none is left as a zombie.
     this.wasSubreaper = setChildSubreaper(true);
     const used = this.image.processes.flatMap(({ mm }) => rangesOf(mm));
-    const taken = new Set(neededPids(this.image, this.plan));
+    const taken = new Set(this.options.newPidNamespace ? [] : neededPids(this.image, this.plan));
     const lifeline = createPipe();
     const unwanted: Helper[] = [];
     try {
@@ -83,13 +99,29 @@ export class TreeRestart implements Disposable {
     const { helper, image } = this;
     const root = image.members[0];
     if (helper === undefined || root === undefined) throw new RestartFailedError('there is no helper', {});
-    const forking = new Forking(image.members, this.plan, helper.scratch, this.onBirth);
+    const forking = new Forking(
+      image.members,
+      image.mountNamespaces,
+      this.plan,
+      helper.scratch,
+      this.options.newPidNamespace,
+      this.onBirth,
+    );
     this.forking = forking;
-    const { calls } = forking.adoptRoot(root.pid, helper.makeRoot({ id: root.pid, nested: root.nestedPids }));
+    const { container, innerPids } = image.header;
+    if (this.options.newPidNamespace && !container) this.init = helper.makePidNamespace();
+    const tracee = helper.makeRoot({ id: root.pid, nested: root.nestedPids }, container);
+    this.rootTid = tracee.tid;
+    const { calls } = forking.adoptRoot(root.pid, tracee);
     // The helper's descriptors stay behind, but for the reserved ones.
     calls.call('close_range', [0, this.reserved.helper - 1, 0]);
     calls.call('close_range', [this.reserved.image + 1, 0xffff_ffff, 0]);
+    const seesOuterProc = this.options.newPidNamespace && !innerPids && root.mountNamespace === 0;
+    if (seesOuterProc) mountFreshProc(calls);
     forking.run();
+    if (this.options.newPidNamespace) setLastPid(Math.max(...neededPids(image, this.plan)), calls);
+    if (seesOuterProc || root.mountNamespace !== 0) helper.enterMountNamespace(tracee.tid);
+    this.init?.prepare(root.pid);
     const context: NewTreeContext = {
       helper,
       reserved: this.reserved,
@@ -111,6 +143,7 @@ export class TreeRestart implements Disposable {
     for (const file of this.image.files.values()) {
       const source = file.restart({
         calls: helper.calls,
+        procSelf: helper.procSelf,
         shared<T>(key: string, make: () => T): T {
           if (!shared.has(key)) shared.set(key, make());
           return shared.get(key) as T;
@@ -152,8 +185,9 @@ export class TreeRestart implements Disposable {
     }
     const stopped = this.processes.filter(({ loaded }) => loaded.message.stopped !== undefined);
     for (const process of stopped) {
-      const { parent } = process.loaded.message;
-      process.stop(parent === 0 ? undefined : forking.processOf(parent).tasks[0]);
+      const { parent, pid } = process.loaded.message;
+      const waiting = parent === 0 ? undefined : forking.processOf(parent).tasks[0];
+      process.stop(waiting, forking.pidSeenBy(parent, pid));
     }
     const signals = [...new Set([signal.SIGCHLD, ...image.members.map(({ exitSignal }) => exitSignal)])];
     const parents = new Set([
@@ -199,13 +233,16 @@ export class TreeRestart implements Disposable {
    * competes with it for a processor: should it be killed after that, all of them go on.
    */
   release(): void {
+    this.init?.disarm();
     for (const process of this.processes) process.disarm();
     this.released = true;
+    this.init?.release();
     for (const process of this.processes) process.release();
   }
 
   [Symbol.dispose](): void {
     this.forking?.[Symbol.dispose]();
+    this.init?.[Symbol.dispose]();
     this.helper?.[Symbol.dispose]();
     if (!this.released) this.endAll();
     if (this.wasSubreaper === false) setChildSubreaper(false);
@@ -215,8 +252,7 @@ export class TreeRestart implements Disposable {
   private endAll(): void {
     for (const pid of this.created) sendSignal(pid, signal.SIGKILL);
     const pids = this.created.splice(0);
-    // A leader's end is reported after those of its threads, which were made after it.
-    for (const pid of [...pids].reverse()) reapTracee(pid);
+    reapTracees(pids);
     for (const pid of pids) waitFor(pid, wait.WNOHANG);
   }
 
@@ -266,6 +302,19 @@ export class TreeRestart implements Disposable {
 }
 
 const IMAGE_IN_HELPER = 1;
+
+/**
+ * The next process gets a pid after those of the tree, as it would have: one of a process that the tree remembers
+ * comes again as late as possible. Kernels without CONFIG_CHECKPOINT_RESTORE do not have the file.
+ */
+function setLastPid(pid: number, calls: RemoteCalls): void {
+  const text = Buffer.from(String(pid));
+  const path = cString('/proc/sys/kernel/ns_last_pid');
+  const fd = calls.call('openat', [fcntl.AT_FDCWD, path, open.O_WRONLY, 0], { mayFail: true });
+  calls.call('write', [fd, text, text.length], { mayFail: true });
+  calls.call('close', [fd], { mayFail: true });
+  calls.flush();
+}
 
 /** Two neighbouring numbers that no table of the image uses, above those with which the helper starts. */
 function reserveDescriptors(image: LoadedImage, helperDescriptors: number): ReservedDescriptors {

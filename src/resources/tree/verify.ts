@@ -10,11 +10,16 @@ import { verifyMappedFile } from '../mm/mappedFile.js';
 import type { BirthPlan } from './births.js';
 
 /** Looks for everything that keeps an image from being restarted on this machine as it is now. */
-export function verifyImage(image: LoadedImage, plan: BirthPlan, context: VerifyContext): Obstacle[] {
+export function verifyImage(
+  image: LoadedImage,
+  plan: BirthPlan,
+  context: VerifyContext,
+  newPidNamespace: boolean,
+): Obstacle[] {
   return [
     ...verifyVdso(image),
     ...plan.obstacles,
-    ...takenPids(image, plan).map(describeTaken),
+    ...(newPidNamespace ? [] : takenPids(image, plan).map(describeTaken)),
     ...[...image.mappedFiles.values()].flatMap((file) => verifyMappedFile(file, context.force)),
     ...[...image.files.values()].flatMap((file) => file.verify(context)),
     ...image.processes.flatMap(({ message, states, threads }) => [

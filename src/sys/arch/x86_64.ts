@@ -65,6 +65,8 @@ export const syscallNumbers = {
   futex: 202,
   semctl: 66,
   setns: 308,
+  mount: 165,
+  unshare: 272,
   socket: 41,
   rseq: 334,
   pidfd_open: 434,

@@ -33,7 +33,8 @@ __attribute__((format(printf, 1, 2), noreturn)) static void fail(const char *for
   int length = snprintf(text, sizeof text, "FAIL pid %d: ", getpid());
   vsnprintf(text + length, sizeof text - length, format, args);
   va_end(args);
-  put("result", text);
+  // The first failure is the reason of those that follow.
+  if (access("result", F_OK) < 0) put("result", text);
   _exit(1);
 }
 
