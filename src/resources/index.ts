@@ -10,6 +10,7 @@ import { intervalTimers } from './intervalTimers.js';
 import { limits } from './limits.js';
 import { pendingSignals, sharedPendingSignals } from './pendingSignals.js';
 import { pipe } from './pipe.js';
+import { posixTimers } from './posixTimers.js';
 import { regularFile } from './regularFile.js';
 import { scheduling } from './scheduling.js';
 import { sighand } from './sighand.js';
@@ -40,6 +41,7 @@ export const processKinds: readonly TaskKind<'process'>[] = [
   attributes,
   sharedPendingSignals,
   intervalTimers,
+  posixTimers,
 ];
 
 /** Parts of a thread's state, in the order in which they are brought back: credentials end the privileges. */

@@ -1,31 +1,17 @@
 import { IntervalTimersSchema } from '../image/generated/timers_pb.js';
 import { taskKind } from '../objects/slice.js';
-import { readProcIfAlive } from '../procfs/read.js';
 import { itimerval } from '../sys/structs.js';
 import { RemoteOutput } from '../tracee/remoteCalls.js';
 
 const TIMERS = [0, 1, 2];
 const MICROSECONDS = 1_000_000n;
 
-/** The three interval timers of a process; POSIX timers are refused. Source: setitimer(2). */
+/** The three interval timers of a process. Source: setitimer(2). */
 export const intervalTimers = taskKind({
   kind: 'intervalTimers',
   recordType: 19,
   scope: 'process',
   schema: IntervalTimersSchema,
-
-  refuse({ pid }) {
-    const timers = readProcIfAlive(`/proc/${pid}/timers`) ?? '';
-    const count = timers.split('\n').filter((line) => line.startsWith('ID:')).length;
-    if (count === 0) return [];
-    return [
-      {
-        pid,
-        what: `${count} POSIX timer${count === 1 ? '' : 's'} (timer_create)`,
-        advice: 'checkpoint when the program has deleted them; they are not supported yet',
-      },
-    ];
-  },
 
   checkpoint(_process, calls) {
     const questions = TIMERS.map((which) => {

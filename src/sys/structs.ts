@@ -131,6 +131,21 @@ export const itimerval = struct('struct itimerval', 'sys/time.h', {
   value_usec: 's64',
 });
 
+export const itimerspec = struct('struct itimerspec', 'time.h', {
+  interval_sec: 's64',
+  interval_nsec: 's64',
+  value_sec: 's64',
+  value_nsec: 's64',
+});
+
+/** timer_create(2): what is used of it. */
+export const sigevent = struct('struct sigevent', 'signal.h', {
+  value: 'u64',
+  signo: 's32',
+  notify: 's32',
+  tid: 's32',
+});
+
 /** sched_setattr(2), first published size. */
 export const schedAttr = struct('struct sched_attr', 'linux/sched/types.h', {
   size: 'u32',

@@ -154,6 +154,10 @@ export const kcmpType = {
 
 /** linux/prctl.h */
 export const prctl = {
+  PR_TIMER_CREATE_RESTORE_IDS: 77,
+  PR_TIMER_CREATE_RESTORE_IDS_OFF: 0,
+  PR_TIMER_CREATE_RESTORE_IDS_ON: 1,
+  PR_TIMER_CREATE_RESTORE_IDS_GET: 2,
   PR_SET_PDEATHSIG: 1,
   PR_GET_PDEATHSIG: 2,
   PR_GET_DUMPABLE: 3,

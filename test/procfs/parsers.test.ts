@@ -12,6 +12,7 @@ import { parseMappings, parseRunningMappings } from '../../src/procfs/smaps.js';
 import { parseStat } from '../../src/procfs/stat.js';
 import { parseStatus } from '../../src/procfs/status.js';
 import { parseMessageQueues, parseSegments, parseSemaphores } from '../../src/procfs/sysvipc.js';
+import { parseTimers } from '../../src/procfs/timers.js';
 import { listTree } from '../../src/procfs/tree.js';
 
 const PARSERS: Readonly<Record<string, { parse: (text: string) => unknown; sample: () => string }>> = {
@@ -24,6 +25,7 @@ const PARSERS: Readonly<Record<string, { parse: (text: string) => unknown; sampl
   sem: { parse: parseSemaphores, sample: () => readProc('/proc/sysvipc/sem') },
   msg: { parse: parseMessageQueues, sample: () => readProc('/proc/sysvipc/msg') },
   fdinfo: { parse: parseFdinfo, sample: () => readProc('/proc/self/fdinfo/0') },
+  timers: { parse: parseTimers, sample: () => readProc('/proc/self/timers') },
   mountinfo: { parse: parseMountinfo, sample: () => readProc('/proc/self/mountinfo') },
   limits: { parse: parseLimits, sample: () => readProc('/proc/self/limits') },
 };
@@ -177,6 +179,25 @@ test('mountinfo: mounts with their propagation, and names with blanks', () => {
     superOptions: ['rw', 'discard'],
   });
   assert.throws(() => parseMountinfo('22 27 0:21 / /proc rw'), ProcFormatError);
+});
+
+test('timers: signals, threads, and the clocks of tasks', () => {
+  const text = [
+    'ID: 3\nsignal: 34/00007ffd12345678\nnotify: signal/tid.77\nClockID: -622\n',
+    'ID: 9\nsignal: 14/0000000000000009\nnotify: none/pid.-1\nClockID: 1\n',
+  ];
+  assert.deepEqual(parseTimers(text.join('')), [
+    {
+      id: 3,
+      signal: 34,
+      value: 0x7ffd12345678n,
+      notify: 0,
+      target: { kind: 'tid', id: 77 },
+      clock: -622,
+    },
+    { id: 9, signal: 14, value: 9n, notify: 1, target: { kind: 'pid', id: 0 }, clock: 1 },
+  ]);
+  assert.throws(() => parseTimers(text[0]?.slice(0, -1) ?? ''), ProcFormatError);
 });
 
 test('maps of a process that runs may be out of order', () => {

@@ -24,6 +24,7 @@ const WORKLOADS = [
   'stopped',
   'shared',
   'nested',
+  'timers',
 ];
 
 /** What is tried as a container as well. */

@@ -10,7 +10,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file timers.proto.
  */
 export const file_timers: GenFile = /*@__PURE__*/
-  fileDesc("Cgx0aW1lcnMucHJvdG8SBnN0YXNpcyKVAQoOSW50ZXJ2YWxUaW1lcnMSLAoGdGltZXJzGAEgAygLMhwuc3Rhc2lzLkludGVydmFsVGltZXJzLlRpbWVyGlUKBVRpbWVyEg0KBXdoaWNoGAEgASgNEh0KFWludGVydmFsX21pY3Jvc2Vjb25kcxgCIAEoBBIeChZyZW1haW5pbmdfbWljcm9zZWNvbmRzGAMgASgEYgZwcm90bzM");
+  fileDesc("Cgx0aW1lcnMucHJvdG8SBnN0YXNpcyKVAQoOSW50ZXJ2YWxUaW1lcnMSLAoGdGltZXJzGAEgAygLMhwuc3Rhc2lzLkludGVydmFsVGltZXJzLlRpbWVyGlUKBVRpbWVyEg0KBXdoaWNoGAEgASgNEh0KFWludGVydmFsX21pY3Jvc2Vjb25kcxgCIAEoBBIeChZyZW1haW5pbmdfbWljcm9zZWNvbmRzGAMgASgEItkBCgtQb3NpeFRpbWVycxIpCgZ0aW1lcnMYASADKAsyGS5zdGFzaXMuUG9zaXhUaW1lcnMuVGltZXIangEKBVRpbWVyEgoKAmlkGAEgASgNEg0KBWNsb2NrGAIgASgREg4KBm5vdGlmeRgDIAEoDRIOCgZzaWduYWwYBCABKA0SDQoFdmFsdWUYBSABKAQSDgoGdGhyZWFkGAYgASgNEhwKFGludGVydmFsX25hbm9zZWNvbmRzGAcgASgEEh0KFXJlbWFpbmluZ19uYW5vc2Vjb25kcxgIIAEoBGIGcHJvdG8z");
 
 /**
  * Armed interval timers (setitimer(2)).
@@ -59,4 +59,81 @@ export type IntervalTimers_Timer = Message<"stasis.IntervalTimers.Timer"> & {
  */
 export const IntervalTimers_TimerSchema: GenMessage<IntervalTimers_Timer> = /*@__PURE__*/
   messageDesc(file_timers, 0, 0);
+
+/**
+ * Timers of timer_create(2).
+ *
+ * @generated from message stasis.PosixTimers
+ */
+export type PosixTimers = Message<"stasis.PosixTimers"> & {
+  /**
+   * By ascending id.
+   *
+   * @generated from field: repeated stasis.PosixTimers.Timer timers = 1;
+   */
+  timers: PosixTimers_Timer[];
+};
+
+/**
+ * Describes the message stasis.PosixTimers.
+ * Use `create(PosixTimersSchema)` to create a new message.
+ */
+export const PosixTimersSchema: GenMessage<PosixTimers> = /*@__PURE__*/
+  messageDesc(file_timers, 1);
+
+/**
+ * @generated from message stasis.PosixTimers.Timer
+ */
+export type PosixTimers_Timer = Message<"stasis.PosixTimers.Timer"> & {
+  /**
+   * @generated from field: uint32 id = 1;
+   */
+  id: number;
+
+  /**
+   * @generated from field: sint32 clock = 2;
+   */
+  clock: number;
+
+  /**
+   * SIGEV_…; `thread` is then 0 or the id of the thread that is told.
+   *
+   * @generated from field: uint32 notify = 3;
+   */
+  notify: number;
+
+  /**
+   * @generated from field: uint32 signal = 4;
+   */
+  signal: number;
+
+  /**
+   * @generated from field: uint64 value = 5;
+   */
+  value: bigint;
+
+  /**
+   * @generated from field: uint32 thread = 6;
+   */
+  thread: number;
+
+  /**
+   * @generated from field: uint64 interval_nanoseconds = 7;
+   */
+  intervalNanoseconds: bigint;
+
+  /**
+   * Until it expires; 0 for one that is not armed.
+   *
+   * @generated from field: uint64 remaining_nanoseconds = 8;
+   */
+  remainingNanoseconds: bigint;
+};
+
+/**
+ * Describes the message stasis.PosixTimers.Timer.
+ * Use `create(PosixTimers_TimerSchema)` to create a new message.
+ */
+export const PosixTimers_TimerSchema: GenMessage<PosixTimers_Timer> = /*@__PURE__*/
+  messageDesc(file_timers, 1, 0);
 

@@ -33,6 +33,8 @@ __attribute__((noreturn)) static void *go_apart(void *argument) {
   wait_here(argument);
 }
 
+__attribute__((noreturn)) static void *wait_in_thread(void *argument) { wait_here(argument); }
+
 static void make(const char *what) {
   int ends[2];
   if (!strcmp(what, "socket")) MUST(socketpair(AF_UNIX, SOCK_STREAM, 0, ends));
@@ -45,9 +47,11 @@ static void make(const char *what) {
   else if (!strcmp(what, "fifo")) MUST(mkfifo("fifo", 0600)), MUST(open("fifo", O_RDWR));
   else if (!strcmp(what, "procfile")) MUST(open("/proc/uptime", O_RDONLY));
   else if (!strcmp(what, "packet pipe")) MUST(pipe2(ends, O_DIRECT));
-  else if (!strcmp(what, "posix timer")) {
+  else if (!strcmp(what, "thread timer")) {
+    pthread_t thread;
+    pthread_create(&thread, NULL, wait_in_thread, NULL);
     timer_t timer;
-    MUST(timer_create(CLOCK_MONOTONIC, NULL, &timer));
+    MUST(timer_create(CLOCK_THREAD_CPUTIME_ID, NULL, &timer));
   } else if (!strcmp(what, "seccomp")) {
     struct sock_filter allow = BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
     struct sock_fprog program = {1, &allow};
