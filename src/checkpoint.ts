@@ -8,6 +8,7 @@ import { ImageWriter } from './image/writer.js';
 import type { NotVerified } from './objects/census.js';
 import { type CensusMethod, makeCensusTaker } from './objects/censusTaker.js';
 import { rehearseReading } from './objects/frozenProcess.js';
+import { HeldTasks } from './objects/heldTasks.js';
 import { requirePrivileges } from './objects/privileges.js';
 import { type StepEvent, Steps, type StepTime } from './objects/steps.js';
 import { isPidNamespaceInit, refuseOwnTree, refuseTarget } from './objects/target.js';
@@ -145,6 +146,7 @@ async function saveTree(
   writeHeader(pid, options, writer);
   // A census goes through all tasks of the machine: it is taken of a held tree only where it is needed.
   const containment = border?.containment;
+  const held = steps.run('load', () => HeldTasks.prepare());
   steps.run('rehearse', () => {
     rehearseReading(pid);
     containment?.rehearse();
@@ -153,7 +155,7 @@ async function saveTree(
   const timeoutMs = options.timeoutMs ?? DEFAULT_TIMEOUT_MS;
   using frozen = new FrozenTree(pid, { timeoutMs });
   steps.run('freeze', () => frozen.freeze());
-  using tree = new TreeCheckpoint(frozen, containment);
+  using tree = new TreeCheckpoint(frozen, held, containment);
   steps.run('collect', () => tree.collect());
   const found = containment ? steps.run('compare', () => containment.compare()) : border?.seen;
   const leaks = [...(found?.leaks ?? [])];

@@ -179,6 +179,12 @@ export class Rows<Column extends string> {
     return (row) => read(row) | 0;
   }
 
+  /** Reads all 64 bits of a column. */
+  u64(column: Column): (row: number) => bigint {
+    const at = this.layout.indexOf(column) * SLOT_SIZE;
+    return (row) => this.bytes.readBigUInt64LE(row * this.layout.size + at);
+  }
+
   /** Reads the lower 53 bits of a column. */
   key(column: Column): (row: number) => number {
     const { words, stride } = this;

@@ -2,6 +2,15 @@ import { BpfUnavailableError } from '../errors.js';
 import { type KernelTypes, readKernelTypes } from './btf.js';
 import { FILE_STRUCTURES, type FileColumn, fileLayout, fileProgram } from './fileProgram.js';
 import {
+  HELD_TASK_STRUCTURES,
+  type RestartBlockColumn,
+  restartBlockLayout,
+  restartBlockProgram,
+  type TimerColumn,
+  timerLayout,
+  timerProgram,
+} from './heldTaskPrograms.js';
+import {
   IN_FLIGHT_STRUCTURES,
   type InFlightColumn,
   inFlightLayout,
@@ -39,6 +48,8 @@ export class Walker {
   private static loaded: Walker | undefined;
   private inFlight: LoadedProgram<InFlightColumn> | undefined;
   private triedInFlight = false;
+  private restartBlocks: Optional<RestartBlockColumn>;
+  private timers: Optional<TimerColumn>;
 
   /** Whether descriptors in flight could not be attributed to the sockets in whose queues they wait. */
   get missesInFlight(): boolean {
@@ -54,9 +65,27 @@ export class Walker {
   private loadInFlight(): LoadedProgram<InFlightColumn> | undefined {
     if (!this.triedInFlight) {
       this.triedInFlight = true;
-      this.inFlight = loadIfPossible(inFlightProgram(this.types), this.types);
+      this.inFlight = loadIfPossible('task_file', inFlightLayout, inFlightProgram(this.types), this.types);
     }
     return this.inFlight;
+  }
+
+  /** Prepares what {@link walkRestartBlocks} and {@link walkTimers} need. */
+  prepareHeldTasks(): void {
+    this.restartBlocks ??= {
+      program: loadIfPossible('task', restartBlockLayout, restartBlockProgram(this.types), this.types),
+    };
+    this.timers ??= { program: loadIfPossible('task', timerLayout, timerProgram(this.types), this.types) };
+  }
+
+  /** The restart blocks of all tasks that are held by anybody; undefined where they are not known. */
+  walkRestartBlocks(): Rows<RestartBlockColumn> | undefined {
+    return this.restartBlocks?.program?.walk();
+  }
+
+  /** The timers of all processes that are held by anybody; undefined where they are not known. */
+  walkTimers(): Rows<TimerColumn> | undefined {
+    return this.timers?.program?.walk();
   }
 
   /** Throws KernelTypesError or BpfUnavailableError where it can't be done. */
@@ -76,7 +105,13 @@ export class Walker {
 
   private static create(): Walker {
     const types = readKernelTypes({
-      structures: [...TASK_STRUCTURES, ...FILE_STRUCTURES, ...MAPPING_STRUCTURES, ...IN_FLIGHT_STRUCTURES],
+      structures: [
+        ...TASK_STRUCTURES,
+        ...FILE_STRUCTURES,
+        ...MAPPING_STRUCTURES,
+        ...IN_FLIGHT_STRUCTURES,
+        ...HELD_TASK_STRUCTURES,
+      ],
       iterators: ['task', 'task_file', 'task_vma'],
     });
     const missing = new Map<TaskColumn | FileColumn | MappingColumn, string>();
@@ -100,14 +135,18 @@ export class Walker {
   }
 }
 
-/** Without it descriptors in flight are seen as references that nobody has. */
-function loadIfPossible(
-  program: RowProgram<InFlightColumn> | undefined,
+/** A program that this kernel may not take; undefined while nobody has tried. */
+type Optional<Column extends string> = { readonly program: LoadedProgram<Column> | undefined } | undefined;
+
+function loadIfPossible<Column extends string>(
+  iterator: string,
+  layout: RowLayout<Column>,
+  program: RowProgram<Column> | undefined,
   types: KernelTypes,
-): LoadedProgram<InFlightColumn> | undefined {
+): LoadedProgram<Column> | undefined {
   if (program === undefined) return undefined;
   try {
-    return new LoadedProgram('task_file', types, inFlightLayout, program.close());
+    return new LoadedProgram(iterator, types, layout, program.close());
   } catch (error) {
     if (error instanceof BpfUnavailableError) return undefined;
     throw error;

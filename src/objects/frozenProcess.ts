@@ -9,6 +9,7 @@ import { abortRestartableSequence, type StoppedThread } from '../tracee/injectio
 import type { RemoteMemory } from '../tracee/memory.js';
 import type { Tracee } from '../tracee/tracee.js';
 import type { CensusTask } from './census.js';
+import type { HeldTasks } from './heldTasks.js';
 import type { Objref } from './objectTable.js';
 
 /** A held thread and what is known of it. */
@@ -62,6 +63,8 @@ export interface FrozenProcess {
   readonly descriptors: readonly Descriptor[];
   /** What a census has of it, where one was taken. */
   readonly census: CensusTask | undefined;
+  /** What the kernel's memory tells of all held tasks. */
+  readonly held: HeldTasks;
 }
 
 /** Reads a held thread's state. */

@@ -12,7 +12,12 @@ import {
   Vma_Kind,
 } from '../image/generated/mm_pb.js';
 import { type MountNamespace, MountNamespaceSchema } from '../image/generated/namespaces_pb.js';
-import { type Process, ProcessSchema, type Thread } from '../image/generated/process_pb.js';
+import {
+  type Process,
+  ProcessSchema,
+  RestartBlock_Kind,
+  type Thread,
+} from '../image/generated/process_pb.js';
 import { decodePayload, type ImageRecord, readRecords } from '../image/reader.js';
 import type { LoadedFile, LoadedState } from '../objects/slice.js';
 import { NSIG, PAGE_SIZE } from '../sys/uapi.js';
@@ -393,6 +398,9 @@ function checkThreads(
         wrong(`${field}.ended`, `no leader ends with the status ${thread.ended}`);
       }
       return;
+    }
+    if (thread.restartBlock !== undefined && RestartBlock_Kind[thread.restartBlock.kind] === undefined) {
+      wrong(`${field}.restartBlock.kind`, `${thread.restartBlock.kind} is not known`);
     }
     if (thread.registers.length !== GENERAL_REGISTERS_SIZE) {
       wrong(`${field}.registers`, `${thread.registers.length} bytes instead of ${GENERAL_REGISTERS_SIZE}`);

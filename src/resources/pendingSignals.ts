@@ -1,10 +1,16 @@
 import type { Obstacle } from '../errors.js';
 import { PendingSignalsSchema } from '../image/generated/pending_signals_pb.js';
+import type { HeldTasks } from '../objects/heldTasks.js';
 import { taskKind } from '../objects/slice.js';
 import { NSIG } from '../sys/uapi.js';
 import { RESTART_END_SIGNAL } from '../tracee/stub.js';
 
 const SIGINFO_SIZE = 128;
+/** Offsets in siginfo_t, and a code of it. Source: asm-generic/siginfo.h. */
+const SI_CODE = 8;
+const SI_TIMERID = 16;
+const SI_OVERRUN = 20;
+const SI_TIMER = -2;
 
 /** Signals pending for a process as a whole, with their siginfo, in order. Source: ptrace(2) PEEKSIGINFO. */
 export const sharedPendingSignals = taskKind({
@@ -13,9 +19,9 @@ export const sharedPendingSignals = taskKind({
   scope: 'process',
   schema: PendingSignalsSchema,
   refuse: ({ pid, status }) => refuseEndSignal(pid, status.sharedPendingSignals),
-  checkpoint({ threads }) {
+  checkpoint({ pid, held, threads }) {
     const siginfo = threads[0]?.tracee.peekPendingSignals('shared') ?? [];
-    return () => (siginfo.length === 0 ? undefined : { siginfo });
+    return () => (siginfo.length === 0 ? undefined : { siginfo: siginfo.map(withOverrun(pid, held)) });
   },
   validate: validateSiginfo,
   // The kernel lets a task queue any siginfo to itself: nothing in it needs to be changed.
@@ -31,9 +37,9 @@ export const pendingSignals = taskKind({
   scope: 'thread',
   schema: PendingSignalsSchema,
   refuse: ({ tid, status }) => refuseEndSignal(tid, status.pendingSignals),
-  checkpoint({ tracee }) {
+  checkpoint({ tracee, process: { pid, held } }) {
     const siginfo = tracee.peekPendingSignals('thread');
-    return () => (siginfo.length === 0 ? undefined : { siginfo });
+    return () => (siginfo.length === 0 ? undefined : { siginfo: siginfo.map(withOverrun(pid, held)) });
   },
   validate: validateSiginfo,
   restart({ siginfo }, calls, { ownPid, ownTid }) {
@@ -42,6 +48,22 @@ export const pendingSignals = taskKind({
     }
   },
 });
+
+/**
+ * The signal of a timer tells, when it is taken, how often the timer has expired meanwhile. Until then the kernel
+ * counts that elsewhere; the timer itself goes on counting from here.
+ */
+function withOverrun(pid: number, held: HeldTasks) {
+  return (siginfo: Uint8Array): Uint8Array => {
+    const info = Buffer.from(siginfo);
+    if (info.readInt32LE(SI_CODE) !== SI_TIMER) return siginfo;
+    info.writeInt32LE(
+      info.readInt32LE(SI_OVERRUN) + held.overrun(pid, info.readInt32LE(SI_TIMERID)),
+      SI_OVERRUN,
+    );
+    return info;
+  };
+}
 
 function signalNumber(siginfo: Uint8Array): number {
   return Buffer.from(siginfo.buffer, siginfo.byteOffset, siginfo.length).readInt32LE(0);

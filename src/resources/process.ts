@@ -1,6 +1,6 @@
-import { type Process, ProcessSchema } from '../image/generated/process_pb.js';
+import { type Process, ProcessSchema, RestartBlock_Kind } from '../image/generated/process_pb.js';
 import type { ImageWriter } from '../image/writer.js';
-import type { FrozenProcess } from '../objects/frozenProcess.js';
+import type { FrozenProcess, FrozenThread } from '../objects/frozenProcess.js';
 import type { Objref } from '../objects/objectTable.js';
 import { commandOf } from '../procfs/describe.js';
 import { readProcBytes } from '../procfs/read.js';
@@ -51,6 +51,7 @@ export function saveProcess(
     registers: thread.registers.bytes,
     extendedState: thread.tracee.getExtendedState(),
     signalMask: thread.signalMask,
+    ...restartBlockOf(thread),
   }));
   writer.record(PROCESS_RECORD, process.objref, ProcessSchema, {
     ...relations,
@@ -60,6 +61,18 @@ export function saveProcess(
     ...(stopped === undefined ? {} : { stopped }),
     command: commandOf(process.pid) ?? '',
   });
+}
+
+const KINDS = {
+  sleep: RestartBlock_Kind.SLEEP,
+  poll: RestartBlock_Kind.POLL,
+  futex: RestartBlock_Kind.FUTEX,
+  futexUntil: RestartBlock_Kind.FUTEX_UNTIL,
+};
+
+function restartBlockOf({ tid, registers, process }: FrozenThread) {
+  const block = process.held.restartBlock(tid, registers);
+  return block === undefined ? {} : { restartBlock: { ...block, kind: KINDS[block.kind] } };
 }
 
 /** Writes what is left of a process that has ended. */

@@ -103,20 +103,51 @@ export function unmapByStepping(tracee: Tracee, instruction: RemoteAddress, rang
   stepSyscall(tracee, instruction, nr.munmap, [range.start, range.end - range.start]);
 }
 
-function stepSyscall(tracee: Tracee, instruction: bigint, number: number, args: readonly bigint[]): void {
+/**
+ * Makes a held task begin a call that waits, and interrupts it at once, so that it has a restart block to go on
+ * with. Returns what the call returned: ERESTART_RESTARTBLOCK, or its result where it did not have to wait.
+ */
+export function interruptCall(
+  tracee: Tracee,
+  instruction: RemoteAddress,
+  number: number,
+  args: readonly bigint[],
+): bigint {
+  setCall(tracee, instruction, number, args);
+  tracee.resumeToSyscall();
+  expectSyscallStop(tracee, 'entry');
+  tracee.interruptIfAlive();
+  tracee.resume();
+  const stop = tracee.wait();
+  if (!isEventStop(stop)) {
+    throw new TaskLostError(tracee.tid, `task ${tracee.tid} was not interrupted in a system call`, {
+      reason: describeStop(stop),
+    });
+  }
+  return tracee.getRegisters().result;
+}
+
+function setCall(tracee: Tracee, instruction: bigint, number: number, args: readonly bigint[]): void {
   const registers = tracee.getRegisters();
   registers.set('rip', instruction).set('orig_rax', -1n).set('rax', BigInt(number));
   const [rdi = 0n, rsi = 0n, rdx = 0n, r10 = 0n, r8 = 0n, r9 = 0n] = args;
   registers.set('rdi', rdi).set('rsi', rsi).set('rdx', rdx).set('r10', r10).set('r8', r8).set('r9', r9);
   tracee.setRegisters(registers);
+}
+
+function expectSyscallStop(tracee: Tracee, moment: string): void {
+  const stop = tracee.wait();
+  if (stop.kind === 'syscall') return;
+  throw new TaskLostError(tracee.tid, `task ${tracee.tid} did not reach the ${moment} of a system call`, {
+    reason: describeStop(stop),
+  });
+}
+
+function stepSyscall(tracee: Tracee, instruction: bigint, number: number, args: readonly bigint[]): void {
+  setCall(tracee, instruction, number, args);
   for (const moment of ['entry', 'exit']) {
     tracee.resumeToSyscall();
-    const stop = tracee.wait();
-    if (stop.kind !== 'syscall') {
-      throw new TaskLostError(tracee.tid, `task ${tracee.tid} did not reach the ${moment} of a system call`, {
-        reason: describeStop(stop),
-      });
-    }
+    expectSyscallStop(tracee, moment);
   }
   const result = Number(tracee.getRegisters().result);
   if (result < 0 && result >= -4095) {

@@ -5,7 +5,7 @@ import { type CheckpointOptions, checkpoint } from '../../src/checkpoint.js';
 import { UnsupportedError } from '../../src/errors.js';
 import { FrozenTree } from '../../src/freezer/freeze.js';
 import { restart } from '../../src/restart.js';
-import { Job, skipUnlessRoot, sleep } from './job.js';
+import { Job, skipUnlessRoot, skipWithoutBpf, sleep } from './job.js';
 
 /** Every workload verifies itself; each runs in all modes. */
 const WORKLOADS = [
@@ -71,7 +71,10 @@ const MODES: Readonly<Record<string, Mode>> = {
   },
 
   async 'kill and restart'(job) {
-    await save(job, { kill: true });
+    // What was interrupted once goes on otherwise than what was not.
+    await save(job, { force: true });
+    await sleep(10);
+    await save(job, { kill: true, force: true });
     assert.equal(await job.end, 'SIGKILL');
     await restartAndFinish(job);
   },
@@ -127,7 +130,7 @@ function namespaceOf(pid: number): string {
 
 async function run(context: TestContext, name: string, mode: string, container: boolean): Promise<void> {
   await using job = new Job();
-  await job.startWorkload(name, [], container);
+  await job.startWorkload(name, skipWithoutBpf === false ? ['bpf'] : [], container);
   try {
     await MODES[mode]?.(job);
   } catch (error) {

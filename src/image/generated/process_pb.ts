@@ -2,15 +2,15 @@
 // @generated from file process.proto (package stasis, syntax proto3)
 /* eslint-disable */
 
-import type { GenFile, GenMessage } from "@bufbuild/protobuf/codegenv2";
-import { fileDesc, messageDesc } from "@bufbuild/protobuf/codegenv2";
+import type { GenEnum, GenFile, GenMessage } from "@bufbuild/protobuf/codegenv2";
+import { enumDesc, fileDesc, messageDesc } from "@bufbuild/protobuf/codegenv2";
 import type { Message } from "@bufbuild/protobuf";
 
 /**
  * Describes the file process.proto.
  */
 export const file_process: GenFile = /*@__PURE__*/
-  fileDesc("Cg1wcm9jZXNzLnByb3RvEgZzdGFzaXMipAMKB1Byb2Nlc3MSCwoDcGlkGAEgASgNEg4KBnBhcmVudBgCIAEoDRIVCg1wcm9jZXNzX2dyb3VwGAMgASgNEg8KB3Nlc3Npb24YBCABKA0SCgoCbW0YBSABKA0SDQoFZmlsZXMYBiABKA0SHwoHdGhyZWFkcxgHIAMoCzIOLnN0YXNpcy5UaHJlYWQSDwoHY29tbWFuZBgIIAEoCRIKCgJmcxgJIAEoDRIPCgdzaWdoYW5kGAogASgNEhUKDXBhcmVudF90aHJlYWQYCyABKA0SEwoLZXhpdF9zaWduYWwYDCABKA0SHgoGem9tYmllGA0gASgLMg4uc3Rhc2lzLlpvbWJpZRIgCgdzdG9wcGVkGA4gASgLMg8uc3Rhc2lzLlN0b3BwZWQSEwoLbmVzdGVkX3BpZHMYDyADKA0SFQoNbmVzdGVkX2dyb3VwcxgQIAMoDRIXCg9uZXN0ZWRfc2Vzc2lvbnMYESADKA0SHgoWY2hpbGRyZW5fcGlkX25hbWVzcGFjZRgSIAEoDRIXCg9tb3VudF9uYW1lc3BhY2UYEyABKA0imAEKBlRocmVhZBIOCgZvYmpyZWYYASABKA0SCwoDdGlkGAIgASgNEhEKCXJlZ2lzdGVycxgDIAEoDBIWCg5leHRlbmRlZF9zdGF0ZRgEIAEoDBITCgtzaWduYWxfbWFzaxgFIAEoBBISCgVlbmRlZBgGIAEoDUgAiAEBEhMKC25lc3RlZF90aWRzGAcgAygNQggKBl9lbmRlZCJACgZab21iaWUSDgoGc3RhdHVzGAEgASgNEgwKBG5hbWUYAiABKAwSCwoDdWlkGAMgASgNEgsKA2dpZBgEIAEoDSItCgdTdG9wcGVkEg4KBnNpZ25hbBgBIAEoDRISCgp1bnJlcG9ydGVkGAIgASgIYgZwcm90bzM");
+  fileDesc("Cg1wcm9jZXNzLnByb3RvEgZzdGFzaXMipAMKB1Byb2Nlc3MSCwoDcGlkGAEgASgNEg4KBnBhcmVudBgCIAEoDRIVCg1wcm9jZXNzX2dyb3VwGAMgASgNEg8KB3Nlc3Npb24YBCABKA0SCgoCbW0YBSABKA0SDQoFZmlsZXMYBiABKA0SHwoHdGhyZWFkcxgHIAMoCzIOLnN0YXNpcy5UaHJlYWQSDwoHY29tbWFuZBgIIAEoCRIKCgJmcxgJIAEoDRIPCgdzaWdoYW5kGAogASgNEhUKDXBhcmVudF90aHJlYWQYCyABKA0SEwoLZXhpdF9zaWduYWwYDCABKA0SHgoGem9tYmllGA0gASgLMg4uc3Rhc2lzLlpvbWJpZRIgCgdzdG9wcGVkGA4gASgLMg8uc3Rhc2lzLlN0b3BwZWQSEwoLbmVzdGVkX3BpZHMYDyADKA0SFQoNbmVzdGVkX2dyb3VwcxgQIAMoDRIXCg9uZXN0ZWRfc2Vzc2lvbnMYESADKA0SHgoWY2hpbGRyZW5fcGlkX25hbWVzcGFjZRgSIAEoDRIXCg9tb3VudF9uYW1lc3BhY2UYEyABKA0ixQEKBlRocmVhZBIOCgZvYmpyZWYYASABKA0SCwoDdGlkGAIgASgNEhEKCXJlZ2lzdGVycxgDIAEoDBIWCg5leHRlbmRlZF9zdGF0ZRgEIAEoDBITCgtzaWduYWxfbWFzaxgFIAEoBBISCgVlbmRlZBgGIAEoDUgAiAEBEhMKC25lc3RlZF90aWRzGAcgAygNEisKDXJlc3RhcnRfYmxvY2sYCCABKAsyFC5zdGFzaXMuUmVzdGFydEJsb2NrQggKBl9lbmRlZCLHAQoMUmVzdGFydEJsb2NrEicKBGtpbmQYASABKA4yGS5zdGFzaXMuUmVzdGFydEJsb2NrLktpbmQSDQoFY2xvY2sYAiABKA0SHQoVcmVtYWluaW5nX25hbm9zZWNvbmRzGAMgASgEEhEKCXJlbWFpbmRlchgEIAEoBCJNCgRLaW5kEhQKEEtJTkRfVU5TUEVDSUZJRUQQABIJCgVTTEVFUBABEggKBFBPTEwQAhIJCgVGVVRFWBADEg8KC0ZVVEVYX1VOVElMEAQiQAoGWm9tYmllEg4KBnN0YXR1cxgBIAEoDRIMCgRuYW1lGAIgASgMEgsKA3VpZBgDIAEoDRILCgNnaWQYBCABKA0iLQoHU3RvcHBlZBIOCgZzaWduYWwYASABKA0SEgoKdW5yZXBvcnRlZBgCIAEoCGIGcHJvdG8z");
 
 /**
  * A process of the tree. All ids are those that the tree itself sees: of a container, inside it.
@@ -195,6 +195,13 @@ export type Thread = Message<"stasis.Thread"> & {
    * @generated from field: repeated uint32 nested_tids = 7;
    */
   nestedTids: number[];
+
+  /**
+   * It was in a call with a timeout, and goes on for what remains of it.
+   *
+   * @generated from field: stasis.RestartBlock restart_block = 8;
+   */
+  restartBlock?: RestartBlock | undefined;
 };
 
 /**
@@ -203,6 +210,82 @@ export type Thread = Message<"stasis.Thread"> & {
  */
 export const ThreadSchema: GenMessage<Thread> = /*@__PURE__*/
   messageDesc(file_process, 1);
+
+/**
+ * struct restart_block of the kernel.
+ *
+ * @generated from message stasis.RestartBlock
+ */
+export type RestartBlock = Message<"stasis.RestartBlock"> & {
+  /**
+   * @generated from field: stasis.RestartBlock.Kind kind = 1;
+   */
+  kind: RestartBlock_Kind;
+
+  /**
+   * CLOCK_…
+   *
+   * @generated from field: uint32 clock = 2;
+   */
+  clock: number;
+
+  /**
+   * @generated from field: uint64 remaining_nanoseconds = 3;
+   */
+  remainingNanoseconds: bigint;
+
+  /**
+   * Where a sleep writes what is left of it when it is interrupted; 0 for nowhere.
+   *
+   * @generated from field: uint64 remainder = 4;
+   */
+  remainder: bigint;
+};
+
+/**
+ * Describes the message stasis.RestartBlock.
+ * Use `create(RestartBlockSchema)` to create a new message.
+ */
+export const RestartBlockSchema: GenMessage<RestartBlock> = /*@__PURE__*/
+  messageDesc(file_process, 2);
+
+/**
+ * @generated from enum stasis.RestartBlock.Kind
+ */
+export enum RestartBlock_Kind {
+  /**
+   * @generated from enum value: KIND_UNSPECIFIED = 0;
+   */
+  KIND_UNSPECIFIED = 0,
+
+  /**
+   * @generated from enum value: SLEEP = 1;
+   */
+  SLEEP = 1,
+
+  /**
+   * @generated from enum value: POLL = 2;
+   */
+  POLL = 2,
+
+  /**
+   * @generated from enum value: FUTEX = 3;
+   */
+  FUTEX = 3,
+
+  /**
+   * A futex with an absolute timeout, which is still in its argument.
+   *
+   * @generated from enum value: FUTEX_UNTIL = 4;
+   */
+  FUTEX_UNTIL = 4,
+}
+
+/**
+ * Describes the enum stasis.RestartBlock.Kind.
+ */
+export const RestartBlock_KindSchema: GenEnum<RestartBlock_Kind> = /*@__PURE__*/
+  enumDesc(file_process, 2, 0);
 
 /**
  * @generated from message stasis.Zombie
@@ -236,7 +319,7 @@ export type Zombie = Message<"stasis.Zombie"> & {
  * Use `create(ZombieSchema)` to create a new message.
  */
 export const ZombieSchema: GenMessage<Zombie> = /*@__PURE__*/
-  messageDesc(file_process, 2);
+  messageDesc(file_process, 3);
 
 /**
  * @generated from message stasis.Stopped
@@ -260,5 +343,5 @@ export type Stopped = Message<"stasis.Stopped"> & {
  * Use `create(StoppedSchema)` to create a new message.
  */
 export const StoppedSchema: GenMessage<Stopped> = /*@__PURE__*/
-  messageDesc(file_process, 3);
+  messageDesc(file_process, 4);
 

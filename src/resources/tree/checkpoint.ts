@@ -10,6 +10,7 @@ import {
   readMappings,
   readThread,
 } from '../../objects/frozenProcess.js';
+import type { HeldTasks } from '../../objects/heldTasks.js';
 import { KcmpIndex } from '../../objects/kcmpIndex.js';
 import { ObjectTable, type Objref } from '../../objects/objectTable.js';
 import { readProc } from '../../procfs/read.js';
@@ -52,6 +53,7 @@ export class TreeCheckpoint implements Disposable {
 
   constructor(
     private readonly frozen: FrozenTree,
+    private readonly held: HeldTasks,
     private readonly containment?: Containment,
   ) {
     this.files = new OpenFiles(this.table, fileKinds, containment);
@@ -210,6 +212,7 @@ export class TreeCheckpoint implements Disposable {
       memory,
       descriptors: readDescriptors(live),
       census: this.containment?.taskOf(live),
+      held: this.held,
     };
     for (const tracee of tracees) {
       threads.push(readThread(tracee, process, this.table.add('thread').objref, level, new Registers()));

@@ -1,13 +1,28 @@
 import { RestartFailedError, TaskLostError } from '../../errors.js';
 import { type Vma, Vma_Kind } from '../../image/generated/mm_pb.js';
-import type { Process } from '../../image/generated/process_pb.js';
+import {
+  type Process,
+  type RestartBlock,
+  RestartBlock_Kind,
+  type Thread,
+} from '../../image/generated/process_pb.js';
 import type { InheritedState, TaskRestart } from '../../objects/slice.js';
 import { nr } from '../../sys/arch/index.js';
 import { reapTracee, sendSignal } from '../../sys/process.js';
 import { prctl, signal, wait } from '../../sys/uapi.js';
 import { remoteAddress } from '../../tracee/address.js';
-import { Registers, resolveInterruptedSyscall } from '../../tracee/arch/x86_64/registers.js';
-import { BUILDING_MASK, scratchSyscallInstruction, unmapByStepping } from '../../tracee/stub.js';
+import {
+  ERESTART_RESTARTBLOCK,
+  Registers,
+  resolveInterruptedSyscall,
+} from '../../tracee/arch/x86_64/registers.js';
+import type { Scratch } from '../../tracee/scratch.js';
+import {
+  BUILDING_MASK,
+  interruptCall,
+  scratchSyscallInstruction,
+  unmapByStepping,
+} from '../../tracee/stub.js';
 import { describeStop, isEventStop, type Tracee } from '../../tracee/tracee.js';
 import { type FilesSource, fillFilesStruct } from '../filesStruct.js';
 import type { LoadedProcess } from '../loadImage.js';
@@ -33,6 +48,8 @@ export interface NewTreeContext {
 /** A process of the new tree that lives, up to its release. Everything is queued and run in it by itself. */
 export class NewProcess {
   private readonly leader: NewTask;
+  /** What the calls returned in which threads wait, by index. */
+  private readonly results = new Map<number, bigint>();
 
   constructor(
     readonly loaded: LoadedProcess,
@@ -125,6 +142,24 @@ export class NewProcess {
     this.leader.calls.flush();
   }
 
+  /**
+   * Puts threads that waited with a timeout back into their calls: the kernel makes their restart blocks. Nothing
+   * that uses one may be done in them any more.
+   */
+  restoreRestartBlocks(): void {
+    const { scratch } = this.context.helper;
+    const instruction = scratchSyscallInstruction(scratch);
+    for (const [index, { message }] of this.loaded.threads.entries()) {
+      const task = this.forked.tasks[index];
+      if (task === undefined || message.restartBlock === undefined) continue;
+      const call = waitingCall(message.restartBlock, new Registers(message.registers), scratch);
+      if (call === undefined) continue;
+      this.forked.memory.write(instruction, SYSCALL_INSTRUCTION);
+      this.forked.memory.write(scratch.data, call.time);
+      this.results.set(index, interruptCall(task.tracee, instruction, call.number, call.args));
+    }
+  }
+
   /** Removes the scratch area, which is the last thing that is done in an address space. */
   unmapScratch(): void {
     const { scratch } = this.context.helper;
@@ -143,7 +178,7 @@ export class NewProcess {
         return;
       }
       tracee.setExtendedState(message.extendedState);
-      tracee.setRegisters(resolveInterruptedSyscall(new Registers(message.registers), 'lost'));
+      tracee.setRegisters(this.finalRegisters(message, index));
       tracee.setSignalMask(message.signalMask);
     });
   }
@@ -156,6 +191,16 @@ export class NewProcess {
   /** Lets all threads run. */
   release(): void {
     for (const { tracee } of this.forked.tasks) tracee.detachIfAlive();
+  }
+
+  private finalRegisters({ registers: bytes, restartBlock }: Thread, index: number): Registers {
+    const registers = new Registers(bytes);
+    // The call is the same, also where it was being restarted already.
+    if (restartBlock?.kind === RestartBlock_Kind.FUTEX_UNTIL) registers.set('orig_rax', BigInt(nr.futex));
+    const result = this.results.get(index);
+    if (result === undefined) return resolveInterruptedSyscall(registers, 'lost');
+    if (result === ERESTART_RESTARTBLOCK) return resolveInterruptedSyscall(registers, 'kept');
+    return registers.set('rax', result).set('orig_rax', -1n);
   }
 
   private queueThreadState(index: number): void {
@@ -219,6 +264,41 @@ export class NewProcess {
   private restartContext({ tid, ownPid, ownTid }: NewTask): TaskRestart {
     const { inherited, warn } = this.context;
     return { pid: this.leader.tid, tid, ownPid, ownTid, inherited, warn };
+  }
+}
+
+const NANOSECONDS = 1_000_000_000n;
+const NANOSECONDS_OF_MILLISECOND = 1_000_000n;
+
+interface WaitingCall {
+  readonly number: number;
+  readonly args: readonly bigint[];
+  /** The `struct timespec` at the beginning of the scratch data. */
+  readonly time: Buffer;
+}
+
+/** The call with what remains of its timeout; undefined for one that is just issued again. */
+function waitingCall(
+  { kind, clock, remainingNanoseconds, remainder }: RestartBlock,
+  registers: Registers,
+  { data }: Scratch,
+): WaitingCall | undefined {
+  const time = Buffer.alloc(16);
+  time.writeBigInt64LE(remainingNanoseconds / NANOSECONDS, 0);
+  time.writeBigInt64LE(remainingNanoseconds % NANOSECONDS, 8);
+  const [first, second, third] = [registers.get('rdi'), registers.get('rsi'), registers.get('rdx')];
+  switch (kind) {
+    case RestartBlock_Kind.SLEEP:
+      return { number: nr.clock_nanosleep, args: [BigInt(clock), 0n, data, remainder], time };
+    case RestartBlock_Kind.POLL: {
+      const milliseconds =
+        (remainingNanoseconds + NANOSECONDS_OF_MILLISECOND - 1n) / NANOSECONDS_OF_MILLISECOND;
+      return { number: nr.poll, args: [first, second, milliseconds], time };
+    }
+    case RestartBlock_Kind.FUTEX:
+      return { number: nr.futex, args: [first, second, third, data], time };
+    default:
+      return undefined;
   }
 }
 

@@ -224,6 +224,7 @@ export class TreeRestart implements Disposable {
   /** Ends the helper and sets all registers. */
   complete(): void {
     this.helper?.[Symbol.dispose]();
+    for (const process of this.processes) process.restoreRestartBlocks();
     for (const process of this.firstWith('mm')) process.unmapScratch();
     for (const process of this.processes) process.setRegisters();
   }

@@ -66,6 +66,8 @@ export const syscallNumbers = {
   semctl: 66,
   setns: 308,
   mount: 165,
+  clock_gettime: 228,
+  clock_nanosleep: 230,
   timer_create: 222,
   timer_settime: 223,
   timer_gettime: 224,

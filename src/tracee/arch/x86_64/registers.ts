@@ -86,6 +86,11 @@ export function isInterruptedSyscall(registers: Registers): boolean {
   );
 }
 
+/** Whether the call that is issued again goes on with what its restart block has. */
+export function isRestartBlockCall(registers: Registers): boolean {
+  return isInterruptedSyscall(registers) && registers.result === ERESTART_RESTARTBLOCK;
+}
+
 /**
  * The registers with which a task goes on in user space without the kernel's help: an interrupted call is
  * issued again, as `arch_do_signal_or_restart` (arch/x86/kernel/signal.c) does it.
