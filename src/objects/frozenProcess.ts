@@ -89,6 +89,7 @@ export function readThread(
     stat: isFirst ? process.stat : parseStat(readProc(`${base}/stat`)),
     status,
     is64Bit: registers !== undefined,
+    restricted: status.seccomp !== 0,
     registers:
       registers === undefined ? emptyRegisters : abortRestartableSequence(tracee, registers, process.memory),
     signalMask: tracee.getSignalMask(),

@@ -22,6 +22,8 @@ export interface ProcStatus {
   readonly noNewPrivileges: boolean;
   /** 0 none, 1 strict, 2 filter. */
   readonly seccomp: number;
+  /** Speculation was switched off for the thread, and can't be switched on again. */
+  readonly speculationForced: boolean;
   /** Names of x86 features switched on for the thread, such as `shstk`. */
   readonly threadFeatures: readonly string[];
 }
@@ -97,6 +99,9 @@ export function parseStatus(text: string): ProcStatus {
     },
     noNewPrivileges: integer('NoNewPrivs') !== 0,
     seccomp: lines.has('Seccomp') ? integer('Seccomp') : 0,
+    speculationForced: ['Speculation_Store_Bypass', 'SpeculationIndirectBranch'].some((name) =>
+      lines.get(name)?.includes('force'),
+    ),
     threadFeatures: (lines.get('x86_Thread_features') ?? '').split(/\s+/).filter((name) => name !== ''),
   };
 }

@@ -29,13 +29,6 @@ export function refuseThread(thread: FrozenThread): Obstacle[] {
   if (!thread.is64Bit) {
     obstacles.push({ pid, what: 'a 32-bit task', advice: 'use a 64-bit build of the program' });
   }
-  if (status.seccomp !== 0) {
-    obstacles.push({
-      pid,
-      what: status.seccomp === 1 ? 'seccomp strict mode' : 'a seccomp filter',
-      advice: 'run it without the filter; not supported yet',
-    });
-  }
   if (status.threadFeatures.includes('shstk')) {
     obstacles.push({
       pid,

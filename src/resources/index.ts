@@ -13,6 +13,7 @@ import { pipe } from './pipe.js';
 import { posixTimers } from './posixTimers.js';
 import { regularFile } from './regularFile.js';
 import { scheduling } from './scheduling.js';
+import { seccomp } from './seccomp.js';
 import { sighand } from './sighand.js';
 import { threadState } from './threadState.js';
 
@@ -34,6 +35,9 @@ export const fileKinds: readonly FileKind[] = [
 
 /** Structures that processes may share: each is in the image once, under an objref of its own. */
 export const structureKinds = { sighand, fs } as const satisfies Record<string, TaskKind<'process'>>;
+
+/** Comes before all other state of threads: it is set for several at once, and suspended until they run. */
+export const seccompKind: TaskKind<'thread'> = seccomp;
 
 /** Parts of a process's state, in the order in which they are brought back. */
 export const processKinds: readonly TaskKind<'process'>[] = [

@@ -23,7 +23,7 @@ import type { LoadedFile, LoadedState } from '../objects/slice.js';
 import { NSIG, PAGE_SIZE } from '../sys/uapi.js';
 import { GENERAL_REGISTERS_SIZE } from '../tracee/arch/x86_64/registers.js';
 import { FILES_STRUCT_RECORD, loadFilesStruct } from './filesStruct.js';
-import { fileKinds, processKinds, structureKinds, threadKinds } from './index.js';
+import { fileKinds, processKinds, seccompKind, structureKinds, threadKinds } from './index.js';
 import { MEMORY_MAP_RECORD, SHARED_MEMORY_RECORD } from './mm/checkpoint.js';
 import { loadMappedFile, MAPPED_FILE_RECORD } from './mm/mappedFile.js';
 import { MOUNT_NAMESPACE_RECORD } from './namespaces/mountNamespace.js';
@@ -36,12 +36,19 @@ export interface PageRecord {
   readonly runs: readonly { readonly start: bigint; readonly pages: number }[];
 }
 
+export interface LoadedThread {
+  readonly message: Thread;
+  /** What it may call. */
+  readonly seccomp: LoadedState | undefined;
+  readonly states: readonly LoadedState[];
+}
+
 export interface LoadedProcess {
   readonly objref: number;
   readonly message: Process;
   /** Those of what it shares with a process before it are with that one. */
   readonly states: readonly LoadedState[];
-  readonly threads: readonly { readonly message: Thread; readonly states: readonly LoadedState[] }[];
+  readonly threads: readonly LoadedThread[];
   readonly mm: MemoryMap;
   readonly files: FilesStruct;
 }
@@ -72,7 +79,7 @@ export async function loadImage(fd: number): Promise<LoadedImage> {
 
 const structureKindList = Object.values(structureKinds);
 const taskKindByType = new Map(
-  [...structureKindList, ...processKinds, ...threadKinds].map((kind) => [kind.recordType, kind]),
+  [...structureKindList, ...processKinds, seccompKind, ...threadKinds].map((kind) => [kind.recordType, kind]),
 );
 const fileKindByType = new Map(fileKinds.map((kind) => [kind.recordType, kind]));
 const LAST_ADDRESS = 0x7fff_ffff_f000n;
@@ -349,16 +356,17 @@ class Loader {
       states: [...structures, ...this.statesOf(objref, processKinds)],
       threads: message.threads.map((thread) => ({
         message: thread,
+        seccomp: this.statesOf(thread.objref, [seccompKind])[0],
         states: this.statesOf(thread.objref, threadKinds),
       })),
     };
   }
 
-  /** In the registry's order, whatever the stream's was. */
+  /** Those of some kinds, in the registry's order, whatever the stream's was. */
   private statesOf(objref: number, kinds: readonly { readonly kind: string }[]): LoadedState[] {
     const states = this.states.get(objref) ?? [];
     const order = (state: LoadedState): number => kinds.findIndex((kind) => kind.kind === state.kind);
-    return [...states].sort((a, b) => order(a) - order(b));
+    return states.filter((state) => order(state) >= 0).sort((a, b) => order(a) - order(b));
   }
 }
 

@@ -138,6 +138,15 @@ export const itimerspec = struct('struct itimerspec', 'time.h', {
   value_nsec: 's64',
 });
 
+/** seccomp(2). */
+export const sockFprog = struct('struct sock_fprog', 'linux/filter.h', { len: 'u16', filter: 'u64' });
+
+/** ptrace(2), PTRACE_SECCOMP_GET_METADATA. */
+export const seccompMetadata = struct('struct seccomp_metadata', 'linux/ptrace.h', {
+  filter_off: 'u64',
+  flags: 'u64',
+});
+
 /** timer_create(2): what is used of it. */
 export const sigevent = struct('struct sigevent', 'signal.h', {
   value: 'u64',

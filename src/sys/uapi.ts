@@ -15,6 +15,8 @@ export const ptraceRequest = {
   PTRACE_PEEKSIGINFO: 0x4209,
   PTRACE_GETSIGMASK: 0x420a,
   PTRACE_SETSIGMASK: 0x420b,
+  PTRACE_SECCOMP_GET_FILTER: 0x420c,
+  PTRACE_SECCOMP_GET_METADATA: 0x420d,
   PTRACE_GET_RSEQ_CONFIGURATION: 0x420f,
 } as const;
 
@@ -25,6 +27,7 @@ export const ptraceOption = {
   PTRACE_O_TRACECLONE: 8,
   PTRACE_O_TRACEEXEC: 16,
   PTRACE_O_EXITKILL: 0x100000,
+  PTRACE_O_SUSPEND_SECCOMP: 0x200000,
 } as const;
 
 export const ptraceEvent = {
@@ -129,6 +132,16 @@ export const cloneFlag = {
   CLONE_NEWPID: 0x20000000,
 } as const;
 
+/** linux/seccomp.h */
+export const seccomp = {
+  SECCOMP_MODE_STRICT: 1,
+  SECCOMP_MODE_FILTER: 2,
+  SECCOMP_SET_MODE_FILTER: 1,
+  SECCOMP_FILTER_FLAG_TSYNC: 1,
+  SECCOMP_FILTER_FLAG_SPEC_ALLOW: 4,
+  SECCOMP_RET_USER_NOTIF: 0x7fc0_0000,
+} as const;
+
 /** linux/mount.h */
 export const mountFlag = {
   MS_RDONLY: 1,
@@ -158,6 +171,7 @@ export const prctl = {
   PR_TIMER_CREATE_RESTORE_IDS_OFF: 0,
   PR_TIMER_CREATE_RESTORE_IDS_ON: 1,
   PR_TIMER_CREATE_RESTORE_IDS_GET: 2,
+  PR_SET_SECCOMP: 22,
   PR_SET_PDEATHSIG: 1,
   PR_GET_PDEATHSIG: 2,
   PR_GET_DUMPABLE: 3,

@@ -2,7 +2,7 @@ import { InternalError, SystemCallError, TaskLostError, UnsupportedError } from 
 import { nr } from '../sys/arch/index.js';
 import { errnoName, errnoText } from '../sys/errno.js';
 import { rseqCriticalSection } from '../sys/structs.js';
-import { mapFlag, prot, SIG_BLOCK_ALL, signal } from '../sys/uapi.js';
+import { mapFlag, prot, ptraceOption, SIG_BLOCK_ALL, signal } from '../sys/uapi.js';
 import { type AddressRange, advance, findHole, type RemoteAddress, remoteAddress } from './address.js';
 import { Assembler } from './arch/x86_64/machineCode.js';
 import { type Registers, resolveInterruptedSyscall } from './arch/x86_64/registers.js';
@@ -18,6 +18,8 @@ export interface StoppedThread {
   readonly ownTid: number;
   readonly registers: Registers;
   readonly signalMask: bigint;
+  /** Seccomp forbids it calls: that is suspended while it works for us. */
+  readonly restricted: boolean;
 }
 
 /** What the injection must know of the process. */
@@ -105,6 +107,7 @@ export class Injection implements Disposable {
     if (!this.entered.delete(thread)) return;
     thread.tracee.setSignalMask(thread.signalMask);
     thread.tracee.setRegisters(thread.registers);
+    if (thread.restricted) thread.tracee.setOptions(0);
   }
 
   /** Sets off the removal of the scratch area, which the scope's end waits for. */
@@ -197,6 +200,7 @@ export class Injection implements Disposable {
     tracee.setRegisters(thread.registers.clone().set('rip', code).set('orig_rax', -1n));
     if (!this.entered.has(thread)) {
       this.entered.add(thread);
+      if (thread.restricted) tracee.setOptions(ptraceOption.PTRACE_O_SUSPEND_SECCOMP);
       tracee.setSignalMask(SIG_BLOCK_ALL & ~signalBit(this.endSignal));
     }
     this.running = thread;

@@ -2,7 +2,7 @@ import { TaskLostError } from '../errors.js';
 import { nr } from '../sys/arch/index.js';
 import { errno } from '../sys/errno.js';
 import { waitFor } from '../sys/process.js';
-import { iovec, peekSiginfoArgs, rseqConfiguration } from '../sys/structs.js';
+import { iovec, peekSiginfoArgs, rseqConfiguration, seccompMetadata } from '../sys/structs.js';
 import { addressOf, check, trySyscall } from '../sys/syscall.js';
 import { PTRACE_PEEKSIGINFO_SHARED, ptraceEvent, ptraceRequest, regset, wait } from '../sys/uapi.js';
 import { GENERAL_REGISTERS_SIZE, Registers } from './arch/x86_64/registers.js';
@@ -175,6 +175,23 @@ export class Tracee {
     const { rseq_abi_pointer, rseq_abi_size, signature, flags } = rseqConfiguration.decode(buffer);
     if (rseq_abi_pointer === 0n) return undefined;
     return { pointer: rseq_abi_pointer, size: rseq_abi_size, signature, flags };
+  }
+
+  /** A seccomp filter as `struct sock_filter`s, by its place: the oldest is 0. Undefined behind the last. */
+  seccompFilter(index: number): Uint8Array | undefined {
+    const size = trySyscall(nr.ptrace, ptraceRequest.PTRACE_SECCOMP_GET_FILTER, this.tid, index, 0);
+    if (size === -errno.ENOENT) return undefined;
+    check(size, 'ptrace PTRACE_SECCOMP_GET_FILTER', `task ${this.tid}`);
+    const program = Buffer.alloc(size * 8);
+    this.request(ptraceRequest.PTRACE_SECCOMP_GET_FILTER, index, addressOf(program));
+    return program;
+  }
+
+  /** `struct seccomp_metadata` of a filter. */
+  seccompMetadata(index: number): Buffer {
+    const bytes = seccompMetadata.encode({ filter_off: BigInt(index) });
+    this.request(ptraceRequest.PTRACE_SECCOMP_GET_METADATA, bytes.length, addressOf(bytes));
+    return bytes;
   }
 
   private registerSet(request: number, type: number, buffer: Uint8Array): number {

@@ -19,7 +19,7 @@ const REFUSED: Readonly<Record<string, RegExp>> = {
   procfile: /fd \d+: \/proc\/uptime, which the kernel makes up/,
   'packet pipe': /fd \d+: pipe:\[\d+\] is a pipe in packet mode/,
   'thread timer': /POSIX timer 0: it counts the processor time of a thread/,
-  seccomp: /a seccomp filter/,
+  seccomp: /seccomp filter 0: it asks a supervisor in user space/,
   namespace: /a namespace of its own: uts/,
   sysv: /mapping [0-9a-f-]+: a System V shared memory segment/,
   'device memory': /mapping [0-9a-f-]+: memory of the device \/dev\/zero/,

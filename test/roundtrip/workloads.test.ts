@@ -25,6 +25,7 @@ const WORKLOADS = [
   'shared',
   'nested',
   'timers',
+  'seccomp',
 ];
 
 /** What is tried as a container as well. */

@@ -23,7 +23,7 @@ import { RemoteMemory } from '../../tracee/memory.js';
 import type { Containment } from '../containment/containment.js';
 import { saveFilesStruct } from '../filesStruct.js';
 import { refuseProcess, refuseThread, refuseUnheld } from '../guards.js';
-import { fileKinds, processKinds, structureKinds, threadKinds } from '../index.js';
+import { fileKinds, processKinds, seccompKind, structureKinds, threadKinds } from '../index.js';
 import { MemoryCheckpoint } from '../mm/checkpoint.js';
 import { Namespaces, refuseThreadNamespaces } from '../namespaces/namespaces.js';
 import { OpenFiles } from '../openFiles.js';
@@ -94,7 +94,7 @@ export class TreeCheckpoint implements Disposable {
       ...this.memory.refuse(process),
       ...process.threads.flatMap((thread) => [
         ...refuseThread(thread),
-        ...threadKinds.flatMap((kind) => kind.refuse(thread)),
+        ...[seccompKind, ...threadKinds].flatMap((kind) => kind.refuse(thread)),
       ]),
     ]);
     const { obstacles } = planBirths(this.members());

@@ -8,7 +8,7 @@ import { signal } from '../../sys/uapi.js';
 import { type AddressRange, remoteAddress } from '../../tracee/address.js';
 import { Injection } from '../../tracee/injection.js';
 import type { RemoteCalls } from '../../tracee/remoteCalls.js';
-import { processKinds, structureKinds, threadKinds } from '../index.js';
+import { processKinds, seccompKind, structureKinds, threadKinds } from '../index.js';
 import type { MemoryCheckpoint } from '../mm/checkpoint.js';
 import type { SharedStructures } from './births.js';
 
@@ -92,7 +92,7 @@ export class Inquiry implements Disposable {
     if (sighand.fresh) ask(structureKinds.sighand, sighand.objref);
     if (fs.fresh) ask(structureKinds.fs, fs.objref);
     for (const kind of processKinds) ask(kind, this.process.objref);
-    for (const kind of threadKinds) {
+    for (const kind of [seccompKind, ...threadKinds]) {
       const save = kind.ask(leader, calls);
       this.saves.push((writer) => save(writer, leader.objref));
     }
@@ -105,7 +105,7 @@ export class Inquiry implements Disposable {
     this.calls?.finish();
     for (const thread of this.process.threads.slice(1)) {
       const calls = this.injection.callsOf(thread);
-      for (const kind of threadKinds) {
+      for (const kind of [seccompKind, ...threadKinds]) {
         const save = kind.ask(thread, calls);
         this.saves.push((writer) => save(writer, thread.objref));
       }

@@ -9,7 +9,7 @@ import {
 import type { InheritedState, TaskRestart } from '../../objects/slice.js';
 import { nr } from '../../sys/arch/index.js';
 import { reapTracee, sendSignal } from '../../sys/process.js';
-import { prctl, signal, wait } from '../../sys/uapi.js';
+import { prctl, ptraceOption, signal, wait } from '../../sys/uapi.js';
 import { remoteAddress } from '../../tracee/address.js';
 import {
   ERESTART_RESTARTBLOCK,
@@ -20,6 +20,7 @@ import type { Scratch } from '../../tracee/scratch.js';
 import {
   BUILDING_MASK,
   interruptCall,
+  RESTART_OPTIONS,
   scratchSyscallInstruction,
   unmapByStepping,
 } from '../../tracee/stub.js';
@@ -118,6 +119,20 @@ export class NewProcess {
   closeReserved(): void {
     const { helper, image } = this.context.reserved;
     this.leader.calls.call('close_range', [helper, image, 0]);
+  }
+
+  /** Restricts what its threads may call, which takes effect when they are released. */
+  restoreSeccomp(): void {
+    if (this.loaded.threads.every(({ seccomp }) => seccomp === undefined)) return;
+    for (const { tracee } of this.forked.tasks) {
+      tracee.setOptions(RESTART_OPTIONS | ptraceOption.PTRACE_O_SUSPEND_SECCOMP);
+    }
+    for (const [index, { seccomp }] of this.loaded.threads.entries()) {
+      const task = this.forked.tasks[index];
+      if (task === undefined || seccomp === undefined) continue;
+      seccomp.restart(task.calls, this.restartContext(task));
+      task.calls.flush();
+    }
   }
 
   /** Sets off bringing back the state of the process. */

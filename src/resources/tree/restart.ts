@@ -211,6 +211,7 @@ export class TreeRestart implements Disposable {
       });
       process.closeReserved();
     }
+    for (const process of this.processes) process.restoreSeccomp();
     for (const process of this.processes) {
       process.startState();
       if (this.isShared(process.loaded.message.mm)) process.finish();

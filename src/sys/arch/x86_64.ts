@@ -66,6 +66,7 @@ export const syscallNumbers = {
   semctl: 66,
   setns: 308,
   mount: 165,
+  seccomp: 317,
   clock_gettime: 228,
   clock_nanosleep: 230,
   timer_create: 222,
