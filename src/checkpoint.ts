@@ -1,4 +1,6 @@
+import { fstatSync, rmSync } from 'node:fs';
 import { hostname, release } from 'node:os';
+import { resolve } from 'node:path';
 import { type Leak, LeakError, type Obstacle, StasisError, TargetError, UnsupportedError } from './errors.js';
 import { FrozenTree } from './freezer/freeze.js';
 import { recordType } from './image/format.js';
@@ -11,7 +13,7 @@ import { rehearseReading } from './objects/frozenProcess.js';
 import { HeldTasks } from './objects/heldTasks.js';
 import { requirePrivileges } from './objects/privileges.js';
 import { type StepEvent, Steps, type StepTime } from './objects/steps.js';
-import { isPidNamespaceInit, refuseOwnTree, refuseTarget } from './objects/target.js';
+import { isBelow, isPidNamespaceInit, refuseSelf, refuseTarget } from './objects/target.js';
 import { readVdso } from './objects/vdso.js';
 import { readProc } from './procfs/read.js';
 import { parseStatus } from './procfs/status.js';
@@ -25,6 +27,11 @@ import { VERSION } from './version.js';
 export interface CheckpointOptions {
   /** A path, or a descriptor that is open for writing. */
   readonly output: string | number;
+  /**
+   * A file by which the program tells whether it was restarted: it is removed now, and made by every restart of
+   * the image before the program goes on.
+   */
+  readonly restartMarker?: string;
   /** End the processes when their image is complete. */
   readonly kill?: boolean;
   /** Replace a file of that name. */
@@ -75,7 +82,8 @@ export async function checkpoint(pid: number, options: CheckpointOptions): Promi
   const steps = new Steps(options.onStep, options.signal);
   requirePrivileges('a checkpoint');
   refuseTarget(pid);
-  refuseOwnTree(pid);
+  refuseSelf(pid);
+  refuseOwnPipe(pid, options.output);
   const container = isPidNamespaceInit(pid);
   if (options.container === true && !container) {
     throw new TargetError(pid, `process ${pid} is no container`, {
@@ -103,6 +111,15 @@ export async function checkpoint(pid: number, options: CheckpointOptions): Promi
     }
     throw error;
   }
+}
+
+/** Who reads the image from a pipe may be held as well, and would be waited for in vain. */
+function refuseOwnPipe(pid: number, output: string | number): void {
+  if (typeof output === 'string' || !fstatSync(output).isFIFO() || !isBelow(pid)) return;
+  throw new TargetError(pid, `process ${pid} can't be saved into a pipe from inside`, {
+    reason: 'stasis runs below it, and who reads the pipe may be held too',
+    advice: 'write the image to a file with -o FILE',
+  });
 }
 
 /** What is to be known of the border between the tree and the outside. */
@@ -143,6 +160,7 @@ async function saveTree(
   output: ImageOutput,
   border: Border | undefined,
 ): Promise<CheckpointReport> {
+  if (options.restartMarker !== undefined) rmSync(options.restartMarker, { force: true });
   writeHeader(pid, options, writer);
   // A census goes through all tasks of the machine: it is taken of a held tree only where it is needed.
   const containment = border?.containment;
@@ -208,6 +226,7 @@ function writeHeader(pid: number, options: CheckpointOptions, writer: ImageWrite
     rootPid: pids.at(-1) ?? pid,
     container: isPidNamespaceInit(pid),
     innerPids: pids.length > 1,
+    restartMarker: options.restartMarker === undefined ? '' : resolve(options.restartMarker),
     killed: options.kill === true,
     pageSize: PAGE_SIZE,
     vdsoSize: vdso?.size ?? 0,

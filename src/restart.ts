@@ -1,5 +1,5 @@
-import { closeSync } from 'node:fs';
-import { RestartRefusedError } from './errors.js';
+import { closeSync, writeFileSync } from 'node:fs';
+import { RestartFailedError, RestartRefusedError } from './errors.js';
 import { openImage } from './image/input.js';
 import { requirePrivileges } from './objects/privileges.js';
 import type { VerifyContext } from './objects/slice.js';
@@ -82,14 +82,14 @@ export async function restart(options: RestartOptions): Promise<RestartReport> {
       outside.open();
     });
     using tree = new TreeRestart(image, plan, fd, outside, { newPidNamespace });
-    await buildTree(tree, steps);
+    await buildTree(tree, image.header.restartMarker, steps);
     return report(image, tree, steps);
   } finally {
     closeSync(fd);
   }
 }
 
-async function buildTree(tree: TreeRestart, steps: Steps): Promise<void> {
+async function buildTree(tree: TreeRestart, marker: string, steps: Steps): Promise<void> {
   try {
     steps.run('helper', () => tree.startHelper());
     steps.run('processes', () => tree.makeProcesses());
@@ -100,9 +100,23 @@ async function buildTree(tree: TreeRestart, steps: Steps): Promise<void> {
     steps.run('settle', () => tree.settle());
     steps.run('state', () => tree.restoreState());
     steps.run('complete', () => tree.complete());
+    if (marker !== '') steps.run('mark', () => makeMarker(marker));
     steps.run('release', () => tree.release());
   } catch (error) {
     throw restartFailed(error);
+  }
+}
+
+/** The program finds it when it goes on. */
+function makeMarker(path: string): void {
+  try {
+    writeFileSync(path, `restarted ${new Date().toISOString()}\n`);
+  } catch (cause) {
+    throw new RestartFailedError(`${path} can't be made`, {
+      reason: cause instanceof Error ? cause.message : String(cause),
+      advice: 'the program was to find that file: make its directory, or make room',
+      cause,
+    });
   }
 }
 

@@ -8,6 +8,7 @@ interface Options {
   readonly output: string;
   readonly kill?: boolean;
   readonly force?: boolean;
+  readonly restartMarker?: string;
   readonly timeout: string;
   readonly container?: boolean;
   readonly subtree?: boolean;
@@ -28,6 +29,10 @@ export function addCheckpoint(program: Command): void {
     .option('-o, --output <file>', 'where to write the image; - is standard output', '-')
     .option('-k, --kill', 'end the processes when their image is complete')
     .option('-f, --force', 'replace a file of that name')
+    .option(
+      '--restart-marker <file>',
+      'remove FILE now, and make it at every restart: the program sees which it is',
+    )
     .option('-t, --timeout <seconds>', 'how long to wait for a task that does not stop', '10')
     .option('-c, --container', 'refuse a PID that is not the init of a container')
     .option('--subtree', 'take a container as a subtree: report its leaks, do not refuse')
@@ -65,6 +70,7 @@ async function run(argument: string, options: Options): Promise<void> {
     leakMethod: censusMethod(options),
     kill: options.kill === true,
     force: options.force === true,
+    ...(options.restartMarker === undefined ? {} : { restartMarker: options.restartMarker }),
     onStep: progress(options.verbose),
   });
   // In JSON they are part of the report.

@@ -16,9 +16,11 @@ export interface HeldProcess {
   readonly pid: number;
   /** The thread of its parent whose child it is. */
   readonly parentThread: number;
-  /** Those that live, the leader first. Empty for a zombie. */
+  /** Those that live, the leader first. Empty for a zombie, and for this very process. */
   readonly threads: readonly Tracee[];
+  /** It has ended; or it is this very process, which will have ended for whoever is restarted. */
   readonly zombie: boolean;
+  readonly isSelf: boolean;
   /** By which signal it was stopped (SIGSTOP, job control) before it was held; 0 for none. */
   readonly stopSignal: number;
   /** Threads that exist but can't be traced: a leader that has ended, and workers of io_uring. */
@@ -82,8 +84,9 @@ export class FrozenTree implements Disposable {
 
   private pass(): boolean {
     const fresh: Tracee[] = [];
-    const tree = listTree(this.root);
+    const tree = listTree(this.root, process.pid);
     for (const { pid, threads } of tree) {
+      if (pid === process.pid) continue;
       for (const tid of threads) {
         if (this.held.has(tid) || this.unheld.has(tid)) continue;
         const tracee = this.seize(pid, tid);
@@ -103,6 +106,7 @@ export class FrozenTree implements Disposable {
       parentThread,
       threads: held,
       zombie: held.length === 0,
+      isSelf: pid === process.pid,
       stopSignal: threads.map((tid) => this.stopSignals.get(tid)).find((stop) => stop !== undefined) ?? 0,
       unheld: threads.filter((tid) => !this.held.has(tid)),
     };

@@ -40,12 +40,16 @@ export function isPidNamespaceInit(pid: number): boolean {
   return pids.length > 1 && pids.at(-1) === 1;
 }
 
-/** Throws TargetError when this process is in the tree that it is to hold. */
-export function refuseOwnTree(pid: number): void {
-  if (listTree(pid).some((member) => member.pid === process.pid)) {
-    throw new TargetError(pid, `process ${pid} can't be checkpointed from inside`, {
-      reason: pid === process.pid ? 'it is stasis itself' : 'stasis runs below it',
-      advice: 'run stasis from another shell',
-    });
-  }
+/** Throws TargetError when this process is the one to be held. It may be below it: then it is left out. */
+export function refuseSelf(pid: number): void {
+  if (pid !== process.pid) return;
+  throw new TargetError(pid, `process ${pid} can't be checkpointed`, {
+    reason: 'it is stasis itself',
+    advice: 'checkpoint the process that has started it, or from another one',
+  });
+}
+
+/** Whether this process is somewhere below another. */
+export function isBelow(pid: number): boolean {
+  return listTree(pid).some((member) => member.pid === process.pid);
 }

@@ -14,9 +14,9 @@ export interface ProcessThreads {
 /**
  * The processes of the tree below `root`, parents before children, siblings in the order in which their
  * parent has them, which is that in which it waits for them. What ends meanwhile is left out; what is born
- * meanwhile may be missing: ask again once all of it is stopped.
+ * meanwhile may be missing: ask again once all of it is stopped. What is below `leaf` is left out.
  */
-export function listTree(root: number): ProcessThreads[] {
+export function listTree(root: number, leaf = 0): ProcessThreads[] {
   const tree: ProcessThreads[] = [];
   const waiting: Child[] = [{ pid: root, parentThread: 0 }];
   for (const { pid, parentThread } of waiting) {
@@ -24,6 +24,7 @@ export function listTree(root: number): ProcessThreads[] {
     if (threads === undefined) continue;
     threads.sort((a, b) => (a === pid ? -1 : b === pid ? 1 : a - b));
     tree.push({ pid, parentThread, threads });
+    if (pid === leaf) continue;
     for (const child of childrenOf(pid, threads)) waiting.push(child);
   }
   return tree;

@@ -94,7 +94,7 @@ function readTimers({ live }: FrozenProcess): ProcTimer[] {
 /** The kernel does not tell whose time a timer of that clock counts. */
 function refuseTimer({ id, clock }: ProcTimer, { pid, threads, leaderEnd }: FrozenProcess): Obstacle[] {
   const isAlone = threads.length === 1 && leaderEnd === undefined;
-  if (clock !== CLOCK_THREAD_CPUTIME_ID || isAlone) return [];
+  if (!isOwnThreadClock(clock) || isAlone) return [];
   return [
     {
       pid,
@@ -103,6 +103,14 @@ function refuseTimer({ id, clock }: ProcTimer, { pid, threads, leaderEnd }: Froz
       advice: 'make it with the clock of pthread_getcpuclockid(3), which names the thread',
     },
   ];
+}
+
+/** That of whoever makes the timer: by its number, or as a clock of a thread without saying which (linux/posix-timers.h). */
+function isOwnThreadClock(clock: number): boolean {
+  const PER_THREAD = 4;
+  return (
+    clock === CLOCK_THREAD_CPUTIME_ID || (clock < 0 && (clock & PER_THREAD) !== 0 && ~(clock >> 3) === 0)
+  );
 }
 
 let idsAreKept: boolean | undefined;

@@ -31,6 +31,8 @@ export interface ZombieProcess {
   readonly objref: Objref;
   readonly pid: number;
   readonly parentThread: number;
+  /** It is this very process: it will have ended, and nobody has been told. */
+  readonly isSelf: boolean;
   readonly stat: ProcStat;
   readonly status: ProcStatus;
 }
@@ -88,6 +90,7 @@ export function saveZombie(zombie: ZombieProcess, relations: Relations, writer: 
       name: name.subarray(0, name.length - 1),
       uid: status.uid.real,
       gid: status.gid.real,
+      untold: zombie.isSelf,
     },
     command: `[${stat.comm}]`,
   });

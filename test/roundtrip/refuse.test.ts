@@ -88,9 +88,12 @@ test('targets that can not be are refused in plain words', { skip: skipUnlessRoo
   await context.test('a kernel task', () => {
     assert.match(run('2').stderr, /process 2 is a kernel task/);
   });
-  await context.test('oneself, and an ancestor', async () => {
+  await context.test('oneself, and an ancestor through a pipe', async () => {
     await assert.rejects(checkpoint(process.pid, { output: '/dev/null' }), { reason: 'it is stasis itself' });
-    assert.match(run(String(process.pid)).stderr, /stasis runs below it/);
+    const script = `${STASIS} checkpoint -o - $$ 2>err | cat > /dev/null; cat err >&2`;
+    await using job = new Job();
+    const { stderr } = spawnSync('sh', ['-c', script], { encoding: 'utf8', cwd: job.directory });
+    assert.match(stderr, /can't be saved into a pipe from inside/);
   });
   await context.test('no number', () => {
     const { status, stderr } = run('abc');

@@ -10,7 +10,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file image.proto.
  */
 export const file_image: GenFile = /*@__PURE__*/
-  fileDesc("CgtpbWFnZS5wcm90bxIGc3Rhc2lzIvgBCgZIZWFkZXISFgoOc3Rhc2lzX3ZlcnNpb24YASABKAkSFAoMYXJjaGl0ZWN0dXJlGAIgASgJEhYKDmtlcm5lbF9yZWxlYXNlGAMgASgJEhAKCGhvc3RuYW1lGAQgASgJEhIKCmNyZWF0ZWRfYXQYBSABKAQSEAoIcm9vdF9waWQYBiABKA0SDgoGa2lsbGVkGAcgASgIEhEKCXBhZ2Vfc2l6ZRgIIAEoDRITCgt2ZHNvX3NoYTI1NhgJIAEoDBIRCgl2ZHNvX3NpemUYCiABKA0SEQoJY29udGFpbmVyGAsgASgIEhIKCmlubmVyX3BpZHMYDCABKAgiUQoHUGFnZW1hcBIhCgRydW5zGAEgAygLMhMuc3Rhc2lzLlBhZ2VtYXAuUnVuGiMKA1J1bhINCgVzdGFydBgBIAEoBBINCgVwYWdlcxgCIAEoDSI7CgtFcnJvclJlY29yZBIMCgRjb2RlGAEgASgJEg8KB21lc3NhZ2UYAiABKAkSDQoFZXJybm8YAyABKA0iJgoEVGFpbBIPCgdyZWNvcmRzGAEgASgNEg0KBWJ5dGVzGAIgASgEYgZwcm90bzM");
+  fileDesc("CgtpbWFnZS5wcm90bxIGc3Rhc2lzIpACCgZIZWFkZXISFgoOc3Rhc2lzX3ZlcnNpb24YASABKAkSFAoMYXJjaGl0ZWN0dXJlGAIgASgJEhYKDmtlcm5lbF9yZWxlYXNlGAMgASgJEhAKCGhvc3RuYW1lGAQgASgJEhIKCmNyZWF0ZWRfYXQYBSABKAQSEAoIcm9vdF9waWQYBiABKA0SDgoGa2lsbGVkGAcgASgIEhEKCXBhZ2Vfc2l6ZRgIIAEoDRITCgt2ZHNvX3NoYTI1NhgJIAEoDBIRCgl2ZHNvX3NpemUYCiABKA0SEQoJY29udGFpbmVyGAsgASgIEhIKCmlubmVyX3BpZHMYDCABKAgSFgoOcmVzdGFydF9tYXJrZXIYDSABKAkiUQoHUGFnZW1hcBIhCgRydW5zGAEgAygLMhMuc3Rhc2lzLlBhZ2VtYXAuUnVuGiMKA1J1bhINCgVzdGFydBgBIAEoBBINCgVwYWdlcxgCIAEoDSI7CgtFcnJvclJlY29yZBIMCgRjb2RlGAEgASgJEg8KB21lc3NhZ2UYAiABKAkSDQoFZXJybm8YAyABKA0iJgoEVGFpbBIPCgdyZWNvcmRzGAEgASgNEg0KBWJ5dGVzGAIgASgEYgZwcm90bzM");
 
 /**
  * The first record: where the image comes from and what it needs.
@@ -91,6 +91,13 @@ export type Header = Message<"stasis.Header"> & {
    * @generated from field: bool inner_pids = 12;
    */
   innerPids: boolean;
+
+  /**
+   * A file that a restart makes before the tree goes on; empty for none.
+   *
+   * @generated from field: string restart_marker = 13;
+   */
+  restartMarker: string;
 };
 
 /**

@@ -66,7 +66,8 @@ export class TreeCheckpoint implements Disposable {
 
   /** Reads what every process has, and finds out which of it is shared. */
   collect(): void {
-    this.containment?.collect(new Set(this.frozen.processes.map(({ pid }) => pid)));
+    const inside = this.frozen.processes.filter(({ isSelf }) => !isSelf);
+    this.containment?.collect(new Set(inside.map(({ pid }) => pid)));
     const level = treeLevel(this.frozen.root);
     for (const held of this.frozen.processes) {
       if (held.zombie) this.zombies.set(held.pid, this.readZombie(held));
@@ -220,11 +221,12 @@ export class TreeCheckpoint implements Disposable {
     return process;
   }
 
-  private readZombie({ pid, parentThread }: HeldProcess): ZombieProcess {
+  private readZombie({ pid, parentThread, isSelf }: HeldProcess): ZombieProcess {
     return {
       objref: this.table.add('process').objref,
       pid,
       parentThread,
+      isSelf,
       stat: parseStat(readProc(`/proc/${pid}/stat`)),
       status: parseStatus(readProc(`/proc/${pid}/status`)),
     };

@@ -1,5 +1,6 @@
 import { closeSync } from 'node:fs';
 import { RestartFailedError, RestartRefusedError, StasisError } from '../../errors.js';
+import type { Process } from '../../image/generated/process_pb.js';
 import { readInheritedState } from '../../objects/inherited.js';
 import type { FileSource, InheritedState } from '../../objects/slice.js';
 import { createPipe } from '../../sys/descriptors.js';
@@ -178,11 +179,7 @@ export class TreeRestart implements Disposable {
     const { forking, image } = this;
     if (forking === undefined) throw new RestartFailedError('there are no processes', {});
     forking.bury();
-    const zombies = image.members.filter(({ zombie }) => zombie !== undefined);
-    for (const zombie of zombies) {
-      const [task] = forking.processOf(zombie.pid).tasks;
-      if (task !== undefined) endAsZombie(zombie, task);
-    }
+    const zombies = this.endZombies(false);
     const stopped = this.processes.filter(({ loaded }) => loaded.message.stopped !== undefined);
     for (const process of stopped) {
       const { parent, pid } = process.loaded.message;
@@ -222,8 +219,20 @@ export class TreeRestart implements Disposable {
     }
   }
 
+  /** Ends those whose parents have been told of it already, or the others. */
+  private endZombies(untold: boolean): readonly Process[] {
+    const { forking, image } = this;
+    const zombies = image.members.filter(({ zombie }) => zombie !== undefined && zombie.untold === untold);
+    for (const zombie of zombies) {
+      const [task] = forking?.processOf(zombie.pid).tasks ?? [];
+      if (task !== undefined) endAsZombie(zombie, task);
+    }
+    return zombies;
+  }
+
   /** Ends the helper and sets all registers. */
   complete(): void {
+    this.endZombies(true);
     this.helper?.[Symbol.dispose]();
     for (const process of this.processes) process.restoreRestartBlocks();
     for (const process of this.firstWith('mm')) process.unmapScratch();
