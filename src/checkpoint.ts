@@ -3,6 +3,7 @@ import { hostname, release } from 'node:os';
 import { resolve } from 'node:path';
 import { type Leak, LeakError, type Obstacle, StasisError, TargetError, UnsupportedError } from './errors.js';
 import { FrozenTree } from './freezer/freeze.js';
+import type { FreezeWay } from './freezer/groupFreezer.js';
 import { recordType } from './image/format.js';
 import { HeaderSchema } from './image/generated/image_pb.js';
 import { ImageOutput } from './image/output.js';
@@ -38,6 +39,11 @@ export interface CheckpointOptions {
   readonly force?: boolean;
   /** How long to wait for a task that can't be interrupted, milliseconds; default 10,000. */
   readonly timeoutMs?: number;
+  /**
+   * How to stop the tree: in a control group, if it has one of its own, or by ptrace alone. By default what is
+   * possible, in the order cgroup2, cgroup1, ptrace.
+   */
+  readonly freezer?: FreezeWay;
   /** Refuse a root that is not the init of a pid namespace. */
   readonly container?: boolean;
   /**
@@ -61,6 +67,8 @@ export interface CheckpointReport {
   readonly pages: number;
   /** Size of the image. */
   readonly bytes: number;
+  /** How the tree was stopped. */
+  readonly freezer: FreezeWay;
   /** How long the processes were held, milliseconds. */
   readonly frozenMs: number;
   /** Everything that crosses the border, harmless and accepted ones included; empty where nobody looked. */
@@ -171,7 +179,8 @@ async function saveTree(
   });
   const heldAt = performance.now();
   const timeoutMs = options.timeoutMs ?? DEFAULT_TIMEOUT_MS;
-  using frozen = new FrozenTree(pid, { timeoutMs });
+  const ways = options.freezer === undefined ? {} : { ways: [options.freezer] };
+  using frozen = new FrozenTree(pid, { timeoutMs, ...ways });
   steps.run('freeze', () => frozen.freeze());
   using tree = new TreeCheckpoint(frozen, held, containment);
   steps.run('collect', () => tree.collect());
@@ -207,6 +216,7 @@ async function saveTree(
     threads: tree.processes.reduce((sum, { threads }) => sum + threads.length, 0),
     pages,
     bytes: writer.size,
+    freezer: frozen.way,
     frozenMs: (options.kill ? performance.now() : releasedAt) - heldAt,
     leaks,
     notVerified: found?.notVerified ?? [],

@@ -23,6 +23,8 @@ export interface RestartOptions {
    * gets one anyway.
    */
   readonly pidNamespace?: boolean;
+  /** Put the processes into the control groups in which they were; default true. */
+  readonly cgroups?: boolean;
   /** Restart though open or mapped files have changed. */
   readonly force?: boolean;
   readonly signal?: AbortSignal;
@@ -81,7 +83,10 @@ export async function restart(options: RestartOptions): Promise<RestartReport> {
       if (obstacles.length > 0) throw new RestartRefusedError(obstacles);
       outside.open();
     });
-    using tree = new TreeRestart(image, plan, fd, outside, { newPidNamespace });
+    using tree = new TreeRestart(image, plan, fd, outside, {
+      newPidNamespace,
+      cgroups: options.cgroups !== false,
+    });
     await buildTree(tree, image.header.restartMarker, steps);
     return report(image, tree, steps);
   } finally {

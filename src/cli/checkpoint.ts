@@ -1,6 +1,7 @@
 import { isatty } from 'node:tty';
 import { type Command, Option } from 'commander';
 import { formatLeak, UsageError } from '../errors.js';
+import type { FreezeWay } from '../freezer/groupFreezer.js';
 import { checkpointText } from '../present/report.js';
 import { censusMethod, collect, parsePid, parseSeconds, progress, say } from './messages.js';
 
@@ -9,6 +10,7 @@ interface Options {
   readonly kill?: boolean;
   readonly force?: boolean;
   readonly restartMarker?: string;
+  readonly freezer?: FreezeWay;
   readonly timeout: string;
   readonly container?: boolean;
   readonly subtree?: boolean;
@@ -34,6 +36,12 @@ export function addCheckpoint(program: Command): void {
       'remove FILE now, and make it at every restart: the program sees which it is',
     )
     .option('-t, --timeout <seconds>', 'how long to wait for a task that does not stop', '10')
+    .addOption(
+      new Option(
+        '--freezer <way>',
+        'how to stop the tree; by default in a control group of its own, if it has one',
+      ).choices(['cgroup2', 'cgroup1', 'ptrace']),
+    )
     .option('-c, --container', 'refuse a PID that is not the init of a container')
     .option('--subtree', 'take a container as a subtree: report its leaks, do not refuse')
     .addOption(
@@ -68,6 +76,7 @@ async function run(argument: string, options: Options): Promise<void> {
     ...(leaks === undefined ? {} : { leaks }),
     allowLeaks: options.allowLeak,
     leakMethod: censusMethod(options),
+    ...(options.freezer === undefined ? {} : { freezer: options.freezer }),
     kill: options.kill === true,
     force: options.force === true,
     ...(options.restartMarker === undefined ? {} : { restartMarker: options.restartMarker }),

@@ -15,6 +15,7 @@ interface Options {
   readonly copyStatus?: boolean;
   readonly force?: boolean;
   readonly pidns?: boolean;
+  readonly cgroups: boolean;
   readonly json?: boolean;
   readonly verbose?: boolean;
 }
@@ -31,6 +32,7 @@ export function addRestart(program: Command): void {
     .option('-a, --attach <key=target>', 'a new end for what led outside: fd:N, a path, or null', collect, {})
     .option('--copy-status', 'end with the status, or by the signal, with which the root ends')
     .option('--pidns', 'restart a subtree in a pid namespace of its own, where its pids are free')
+    .option('--no-cgroups', 'leave the processes in the control groups of stasis')
     .option('-f, --force', 'restart though files have changed')
     .option('--json', 'print a report on standard error as JSON')
     .option('-v, --verbose', 'show every step with its time')
@@ -54,6 +56,7 @@ async function run(argument: string | undefined, options: Options): Promise<void
     attach: options.attach,
     force: options.force === true,
     pidNamespace: options.pidns === true,
+    cgroups: options.cgroups,
     onStep: progress(options.verbose),
   });
   for (const warning of report.warnings) say(`stasis: warning: ${warning}`);

@@ -7,9 +7,12 @@ import { listTree, type ProcessThreads } from '../procfs/tree.js';
 import { awaitEnd, kcmp, reapTracees, sendSignal, sleepSync } from '../sys/process.js';
 import { kcmpType, PF_IO_WORKER, ptraceEvent, ptraceOption, signal } from '../sys/uapi.js';
 import { isEventStop, Tracee } from '../tracee/tracee.js';
+import { type FreezeWay, GroupFreezer, refuseFrozenGroup } from './groupFreezer.js';
 
 /** After how many rounds of waiting tasks in vfork(2) are looked for. */
 const VFORK_ROUNDS = 30;
+
+const DEFAULT_WAYS: readonly FreezeWay[] = ['cgroup2', 'cgroup1'];
 
 /** A process of the tree, all of whose threads are held by ptrace. */
 export interface HeldProcess {
@@ -30,6 +33,8 @@ export interface HeldProcess {
 export interface FreezeOptions {
   /** How long to wait for a task that can't be interrupted, milliseconds. */
   readonly timeoutMs: number;
+  /** Ways that may be taken, in this order where they can be; ptrace alone always can. */
+  readonly ways?: readonly FreezeWay[];
 }
 
 /**
@@ -45,6 +50,8 @@ export class FrozenTree implements Disposable {
   private readonly stopSignals = new Map<number, number>();
   private readonly unheld = new Set<number>();
   private list: HeldProcess[] = [];
+  private tree: readonly ProcessThreads[] = [];
+  private chosenWay: FreezeWay = 'ptrace';
   private released = false;
 
   constructor(
@@ -54,8 +61,23 @@ export class FrozenTree implements Disposable {
 
   /** Holds the tree: passes over it until one finds no new task. Throws TargetError, FreezeError. */
   freeze(): this {
+    refuseFrozenGroup(this.root);
+    const group = GroupFreezer.find(this.root, this.options.ways ?? DEFAULT_WAYS);
+    if (group !== undefined) {
+      this.chosenWay = group.way;
+      const fresh: Tracee[] = [];
+      group.whileFrozen(() => {
+        for (let found = this.attach(); found.length > 0; found = this.attach()) fresh.push(...found);
+      });
+      this.waitForAll(fresh);
+    }
     for (let fresh = true; fresh; ) fresh = this.pass();
     return this;
+  }
+
+  /** How the tree was stopped. */
+  get way(): FreezeWay {
+    return this.chosenWay;
   }
 
   /** Parents before children. */
@@ -83,6 +105,14 @@ export class FrozenTree implements Disposable {
   }
 
   private pass(): boolean {
+    const fresh = this.attach();
+    this.waitForAll(fresh);
+    this.list = this.tree.map((member) => this.describe(member));
+    return fresh.length > 0;
+  }
+
+  /** Asks all tasks to stop that are not held yet. */
+  private attach(): Tracee[] {
     const fresh: Tracee[] = [];
     const tree = listTree(this.root, process.pid);
     for (const { pid, threads } of tree) {
@@ -94,9 +124,8 @@ export class FrozenTree implements Disposable {
       }
     }
     for (const tracee of fresh) tracee.interruptIfAlive();
-    this.waitForAll(fresh);
-    this.list = tree.map((member) => this.describe(member));
-    return fresh.length > 0;
+    this.tree = tree;
+    return fresh;
   }
 
   private describe({ pid, parentThread, threads }: ProcessThreads): HeldProcess {

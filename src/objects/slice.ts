@@ -137,8 +137,12 @@ export interface TaskRestart {
   readonly ownTid: number;
   /** The state that new tasks inherit: that of Stasis itself. */
   readonly inherited: InheritedState;
+  /** Whether control groups are wanted as they were. */
+  readonly cgroups: boolean;
   /** Adds a line to the warnings that the caller sees. */
   warn(text: string): void;
+  /** Has something done, last things first, when the restart fails after all and its tasks are gone. */
+  undo(action: () => void): void;
 }
 
 /** What a task made by Stasis has without being given it. */

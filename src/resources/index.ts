@@ -1,5 +1,6 @@
 import type { FileKind, TaskKind } from '../objects/slice.js';
 import { attributes } from './attributes.js';
+import { cgroups } from './cgroups.js';
 import { characterDevice } from './characterDevice.js';
 import { credentials } from './credentials.js';
 import { directory } from './directory.js';
@@ -46,6 +47,7 @@ export const processKinds: readonly TaskKind<'process'>[] = [
   sharedPendingSignals,
   intervalTimers,
   posixTimers,
+  cgroups,
 ];
 
 /** Parts of a thread's state, in the order in which they are brought back: credentials end the privileges. */

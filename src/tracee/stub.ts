@@ -37,8 +37,7 @@ const ELF_HEADER_SIZE = 64;
 const PROGRAM_HEADER_SIZE = 56;
 
 /** A static executable of one page: it waits in read(0) and exits when its standard input ends. */
-export function stubExecutable(): Buffer {
-  const code = stubCode(nr.read, nr.exit_group);
+export function stubExecutable(code = stubCode(nr.read, nr.exit_group)): Buffer {
   const headers = ELF_HEADER_SIZE + PROGRAM_HEADER_SIZE;
   const file = Buffer.alloc(headers + code.length);
   // elf(5): 64-bit, little-endian, version 1; ET_EXEC for x86_64.
@@ -65,19 +64,39 @@ export function stubExecutable(): Buffer {
 }
 
 /**
+ * Starts a stub that nobody holds, in a session of its own: when its standard input ends, it writes `text` to its
+ * standard output. Returns its pid.
+ */
+export function spawnGuardian(descriptors: readonly number[], text: string): number {
+  const write = (address: number) =>
+    stubCode(nr.read, nr.exit_group, {
+      atStart: (assembler) => assembler.systemCall(nr.setsid, []),
+      atEnd: (assembler) =>
+        assembler.systemCall(nr.write, [1n, BigInt(address), BigInt(Buffer.byteLength(text))]),
+    });
+  // The text follows the code, whose length does not depend on where it is.
+  const base = STUB_BASE + ELF_HEADER_SIZE + PROGRAM_HEADER_SIZE;
+  const code = write(base + write(base).length);
+  return spawnExecutable(stubExecutable(Buffer.concat([code, Buffer.from(text)])), descriptors);
+}
+
+function spawnExecutable(executable: Buffer, descriptors: readonly number[]): number {
+  const file = createMemfd('stasis-stub');
+  try {
+    writeSync(file, executable);
+    return spawnBare(file, descriptors);
+  } finally {
+    closeSync(file);
+  }
+}
+
+/**
  * Starts a stub and holds it. Its descriptors are those given, from 0 on; the first must be the read end
  * of a pipe whose write end only this process has, so that the stub ends with this process also before it
  * is held.
  */
 export function startStub(descriptors: readonly number[]): Tracee {
-  const file = createMemfd('stasis-stub');
-  let pid: number;
-  try {
-    writeSync(file, stubExecutable());
-    pid = spawnBare(file, descriptors);
-  } finally {
-    closeSync(file);
-  }
+  const pid = spawnExecutable(stubExecutable(), descriptors);
   const tracee = Tracee.trySeize(pid, RESTART_OPTIONS);
   if (!(tracee instanceof Tracee)) throw new TaskLostError(pid, 'the helper process could not be held');
   tracee.interruptIfAlive();

@@ -43,7 +43,9 @@ export interface NewTreeContext {
   readonly helper: Helper;
   readonly reserved: ReservedDescriptors;
   readonly inherited: InheritedState;
+  readonly cgroups: boolean;
   warn(text: string): void;
+  undo(action: () => void): void;
 }
 
 /** A process of the new tree that lives, up to its release. Everything is queued and run in it by itself. */
@@ -277,8 +279,8 @@ export class NewProcess {
   }
 
   private restartContext({ tid, ownPid, ownTid }: NewTask): TaskRestart {
-    const { inherited, warn } = this.context;
-    return { pid: this.leader.tid, tid, ownPid, ownTid, inherited, warn };
+    const { inherited, cgroups, warn, undo } = this.context;
+    return { pid: this.leader.tid, tid, ownPid, ownTid, inherited, cgroups, warn, undo };
   }
 }
 

@@ -26,6 +26,8 @@ const HELPER_ATTEMPTS = 10;
 export interface TreeRestartOptions {
   /** Whether it gets a pid namespace of its own, in which its pids are free. */
   readonly newPidNamespace: boolean;
+  /** Whether its processes are put into their control groups. */
+  readonly cgroups: boolean;
 }
 
 /**
@@ -47,6 +49,8 @@ export class TreeRestart implements Disposable {
   private forking: Forking | undefined;
   private objects: MappedObjects | undefined;
   private released = false;
+  /** What was made outside of the tree, in that order. */
+  private readonly undoing: (() => void)[] = [];
   private wasSubreaper: boolean | undefined;
 
   constructor(
@@ -127,7 +131,9 @@ export class TreeRestart implements Disposable {
       helper,
       reserved: this.reserved,
       inherited: this.inherited,
+      cgroups: this.options.cgroups,
       warn: (text) => this.warnings.push(text),
+      undo: (action) => this.undoing.push(action),
     };
     for (const loaded of image.processes) {
       this.processes.push(new NewProcess(loaded, forking.processOf(loaded.message.pid), context));
@@ -265,6 +271,7 @@ export class TreeRestart implements Disposable {
     const pids = this.created.splice(0);
     reapTracees(pids);
     for (const pid of pids) waitFor(pid, wait.WNOHANG);
+    for (const undo of this.undoing.splice(0).reverse()) undo();
   }
 
   /** Every task that was made, in that order, as this process sees it. */

@@ -144,9 +144,16 @@ export class Assembler {
 /** At most this many bytes of code for one system call with six arguments and its result. */
 export const CALL_CODE_SIZE = 6 * 13 + 5 + 2 + 10 + 12;
 
+/** What a stub does besides waiting. */
+export interface StubCalls {
+  readonly atStart?: (assembler: Assembler) => void;
+  readonly atEnd?: (assembler: Assembler) => void;
+}
+
 /** The code of a stub that waits in read(0) and exits when that returns anything but EINTR. */
-export function stubCode(nrRead: number, nrExitGroup: number): Buffer {
-  const assembler = new Assembler(Buffer.alloc(64));
+export function stubCode(nrRead: number, nrExitGroup: number, { atStart, atEnd }: StubCalls = {}): Buffer {
+  const assembler = new Assembler(Buffer.alloc(256));
+  atStart?.(assembler);
   const start = assembler.length;
   assembler.moveImmediate('rdi', 0n).moveImmediate('rdx', 1n);
   const code = assembler.bytes;
@@ -157,6 +164,7 @@ export function stubCode(nrRead: number, nrExitGroup: number): Buffer {
   assembler.length += Buffer.from([0x48, 0x83, 0xf8, 0xfc, 0x74]).copy(code, assembler.length);
   code.writeInt8(start - (assembler.length + 1), assembler.length);
   assembler.length += 1;
+  atEnd?.(assembler);
   assembler.systemCall(nrExitGroup, [0n]);
   return code.subarray(0, assembler.length);
 }

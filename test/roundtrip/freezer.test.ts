@@ -1,0 +1,226 @@
+import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
+import { existsSync, mkdirSync, readFileSync, rmdirSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { test } from 'node:test';
+import { checkpoint } from '../../src/checkpoint.js';
+import { FrozenTree } from '../../src/freezer/freeze.js';
+import type { FreezeWay } from '../../src/freezer/groupFreezer.js';
+import { cgroupsOf, directoryOf } from '../../src/objects/cgroups.js';
+import { listTree } from '../../src/procfs/tree.js';
+import { restart } from '../../src/restart.js';
+import { Job, STASIS, skipUnlessRoot, sleep, threadsOf } from './job.js';
+
+const STORM = 1000;
+const KILLS = 12;
+
+/** A control group of a test's own. */
+class TestGroup implements Disposable {
+  readonly directory: string;
+
+  constructor(
+    readonly way: Exclude<FreezeWay, 'ptrace'>,
+    readonly path = `/stasis-test-${process.pid}`,
+  ) {
+    this.directory = join(rootOf(way) ?? '', path);
+    mkdirSync(this.directory);
+  }
+
+  add(pid: number): void {
+    writeFileSync(join(this.directory, 'cgroup.procs'), String(pid));
+  }
+
+  get isFrozen(): boolean {
+    if (this.way === 'cgroup2') return this.read('cgroup.freeze') === '1';
+    return this.read('freezer.state') !== 'THAWED';
+  }
+
+  set isFrozen(wanted: boolean) {
+    if (this.way === 'cgroup2') writeFileSync(join(this.directory, 'cgroup.freeze'), wanted ? '1' : '0');
+    else writeFileSync(join(this.directory, 'freezer.state'), wanted ? 'FROZEN' : 'THAWED');
+  }
+
+  read(name: string): string {
+    return readFileSync(join(this.directory, name), 'latin1').trim();
+  }
+
+  [Symbol.dispose](): void {
+    rmdirSync(this.directory);
+  }
+}
+
+function rootOf(way: FreezeWay): string | undefined {
+  const membership =
+    way === 'cgroup2'
+      ? { hierarchy: 0, controllers: [], path: '/' }
+      : { hierarchy: 1, controllers: ['freezer'], path: '/' };
+  return directoryOf(membership);
+}
+
+function skipWithout(way: FreezeWay): string | false {
+  if (skipUnlessRoot) return skipUnlessRoot;
+  const directory = rootOf(way);
+  if (directory === undefined || !existsSync(directory)) return `${way} is not mounted here`;
+  return false;
+}
+
+/** The directory of a group goes when the last of its tasks are gone. */
+async function emptied(group: TestGroup): Promise<void> {
+  for (let attempt = 0; group.read('cgroup.procs') !== '' && attempt < 500; attempt++) await sleep(10);
+}
+
+test('a fork storm is caught complete by ptrace alone', { skip: skipUnlessRoot }, async () => {
+  await using job = await new Job().startWorkload('storm', [String(STORM)]);
+  await catchStorm(job, 'ptrace');
+});
+
+for (const way of ['cgroup2', 'cgroup1'] as const) {
+  const skip = skipWithout(way);
+
+  test(`a fork storm is caught complete in a ${way} of its own`, { skip }, async () => {
+    using group = new TestGroup(way);
+    {
+      await using job = await new Job().startWorkload('storm', [String(STORM)]);
+      group.add(job.pid);
+      await catchStorm(job, way);
+      assert.equal(group.isFrozen, false);
+    }
+    await emptied(group);
+  });
+
+  test(`a ${way} with others in it is not frozen`, { skip }, async () => {
+    using group = new TestGroup(way);
+    {
+      await using job = await new Job().startWorkload('eventfds');
+      await using other = await new Job().startWorkload('eventfds');
+      group.add(job.pid);
+      group.add(other.pid);
+      const { freezer } = await checkpoint(job.pid, { output: job.image });
+      assert.equal(freezer, 'ptrace');
+    }
+    await emptied(group);
+  });
+
+  test(`a ${way} that is frozen is named, with how to thaw it`, { skip }, async () => {
+    using group = new TestGroup(way);
+    {
+      await using job = await new Job().startWorkload('eventfds');
+      group.add(job.pid);
+      group.isFrozen = true;
+      await assert.rejects(
+        checkpoint(job.pid, { output: job.image }),
+        (error: Error & { advice?: string }) => {
+          assert.match(error.message, /is in a frozen control group/);
+          assert.ok(error.advice?.includes(group.directory), error.advice);
+          return true;
+        },
+      );
+      group.isFrozen = false;
+    }
+    await emptied(group);
+  });
+
+  test(`a ${way} is thawed when whoever has frozen it is killed at once`, { skip }, async () => {
+    using group = new TestGroup(way);
+    {
+      await using job = await new Job().startWorkload('eventfds');
+      group.add(job.pid);
+      const freezing = spawn(process.execPath, ['--input-type=module', '-e', freezeForever(job.pid, way)], {
+        stdio: 'ignore',
+      });
+      await job.until(() => group.isFrozen, 'freeze');
+      freezing.kill('SIGKILL');
+      await job.until(() => !group.isFrozen, 'thaw');
+      job.stop();
+      assert.equal(await job.result(), 'PASS');
+    }
+    await emptied(group);
+  });
+
+  test(`a killed stasis leaves no ${way} frozen`, { skip }, async () => {
+    using group = new TestGroup(way);
+    {
+      await using job = await new Job().startWorkload('survivor');
+      for (const tid of threadsOf(job.pid))
+        if (listTree(job.pid).some(({ pid }) => pid === tid)) group.add(tid);
+      const took = await killAfter(job, Number.POSITIVE_INFINITY);
+      for (let kill = 0; kill < KILLS; kill++) {
+        await killAfter(job, took * (0.4 + Math.random() * 0.5));
+        await job.until(() => !group.isFrozen, 'thaw');
+      }
+      assert.deepEqual(await job.leftovers(), []);
+      job.stop();
+      assert.equal(await job.result(), 'PASS');
+    }
+    await emptied(group);
+  });
+
+  test(`membership of a ${way} is restored, and its group made again`, { skip }, async () => {
+    const path = `/stasis-test-${process.pid}-member`;
+    await using job = await new Job().startWorkload('eventfds');
+    const group = new TestGroup(way, path);
+    group.add(job.pid);
+    await checkpoint(job.pid, { output: job.image, kill: true });
+    await job.end;
+    await emptied(group);
+    group[Symbol.dispose]();
+    const report = await restart({ input: job.image });
+    assert.deepEqual(report.warnings, []);
+    assert.ok(cgroupsOf(report.pid).some((membership) => membership.path === path));
+    job.stop();
+    assert.equal(await job.result(), 'PASS');
+    await report.wait();
+    await emptied(group);
+    group[Symbol.dispose]();
+  });
+}
+
+/** A program that freezes the group of a process and does not go on. */
+function freezeForever(pid: number, way: FreezeWay): string {
+  const here = import.meta.url;
+  return `
+    import { GroupFreezer } from '${new URL('../../src/freezer/groupFreezer.js', here)}';
+    import { sleepSync } from '${new URL('../../src/sys/process.js', here)}';
+    GroupFreezer.find(${pid}, ['${way}']).whileFrozen(() => sleepSync(60_000));`;
+}
+
+/** Freezes while processes are born, and sees that none is born any more. */
+async function catchStorm(job: Job, way: FreezeWay): Promise<void> {
+  writeFileSync(job.path('go'), '');
+  let largest = 0;
+  for (let attempt = 0; largest < STORM; attempt++) {
+    assert.ok(attempt < 2000, `${largest} processes after ${attempt} attempts`);
+    {
+      using frozen = new FrozenTree(job.pid, { timeoutMs: 10_000, ways: [way] }).freeze();
+      assert.equal(frozen.way, way);
+      const held = frozen.processes.map(({ pid }) => pid).sort((a, b) => a - b);
+      await sleep(5);
+      assert.deepEqual(
+        listTree(job.pid)
+          .map(({ pid }) => pid)
+          .sort((a, b) => a - b),
+        held,
+      );
+      assert.ok(frozen.processes.every(({ zombie }) => !zombie));
+      largest = held.length;
+    }
+    await sleep(Math.random() * 5);
+  }
+  job.stop();
+  assert.equal(await job.result(), 'PASS');
+}
+
+/** Starts a checkpoint and kills it; returns how long it took, milliseconds. */
+async function killAfter(job: Job, milliseconds: number): Promise<number> {
+  const begin = performance.now();
+  const stasis = spawn(process.execPath, [STASIS, 'checkpoint', '-f', '-o', job.image, String(job.pid)], {
+    stdio: 'ignore',
+  });
+  const ended = new Promise((resolve) => stasis.on('exit', resolve));
+  if (Number.isFinite(milliseconds)) {
+    await sleep(milliseconds);
+    stasis.kill('SIGKILL');
+  }
+  await ended;
+  return performance.now() - begin;
+}
