@@ -26,6 +26,8 @@ export interface HeldProcess {
   readonly isSelf: boolean;
   /** By which signal it was stopped (SIGSTOP, job control) before it was held; 0 for none. */
   readonly stopSignal: number;
+  /** Threads that were stopped by a signal while others of the process were not. */
+  readonly stoppedApart: readonly number[];
   /** Threads that exist but can't be traced: a leader that has ended, and workers of io_uring. */
   readonly unheld: readonly number[];
 }
@@ -130,6 +132,7 @@ export class FrozenTree implements Disposable {
 
   private describe({ pid, parentThread, threads }: ProcessThreads): HeldProcess {
     const held = threads.flatMap((tid) => this.held.get(tid) ?? []);
+    const stopped = held.map(({ tid }) => tid).filter((tid) => this.stopSignals.has(tid));
     return {
       pid,
       parentThread,
@@ -137,6 +140,7 @@ export class FrozenTree implements Disposable {
       zombie: held.length === 0,
       isSelf: pid === process.pid,
       stopSignal: threads.map((tid) => this.stopSignals.get(tid)).find((stop) => stop !== undefined) ?? 0,
+      stoppedApart: stopped.length === held.length ? [] : stopped,
       unheld: threads.filter((tid) => !this.held.has(tid)),
     };
   }

@@ -9,12 +9,14 @@ const MAX_CPU_BYTES = 1024;
 
 /** The state of this process, which tasks that it makes begin with. */
 export function readInheritedState(): InheritedState {
+  const loginUid = readProcIfAlive('/proc/self/loginuid');
   return {
     status: parseStatus(readProc('/proc/self/status')),
     limits: parseLimits(readProc('/proc/self/limits')),
     affinity: readAffinity(0),
     coredumpFilter: `0x${(readProcIfAlive('/proc/self/coredump_filter') ?? '0').trim()}`,
     oomScoreAdjustment: readProc('/proc/self/oom_score_adj').trim(),
+    loginUid: loginUid === undefined ? undefined : Number(loginUid),
   };
 }
 

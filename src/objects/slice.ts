@@ -153,6 +153,8 @@ export interface InheritedState {
   readonly affinity: Uint8Array;
   readonly coredumpFilter: string;
   readonly oomScoreAdjustment: string;
+  /** Undefined where the kernel has no audit. */
+  readonly loginUid: number | undefined;
 }
 
 /** State of a process or thread read from an image. */

@@ -2,8 +2,16 @@ import { writeFileSync } from 'node:fs';
 import { AttributesSchema } from '../image/generated/attributes_pb.js';
 import { taskKind } from '../objects/slice.js';
 import { readProc, readProcIfAlive } from '../procfs/read.js';
-import { prctl } from '../sys/uapi.js';
-import { RemoteOutput } from '../tracee/remoteCalls.js';
+import { fcntl, open, prctl } from '../sys/uapi.js';
+import { cString, type RemoteCalls, RemoteOutput } from '../tracee/remoteCalls.js';
+
+/** Only a task itself may do that. Without permission it stays as it is. */
+function writeFromInside(path: string, text: string, calls: RemoteCalls): void {
+  const bytes = Buffer.from(text);
+  const fd = calls.call('openat', [fcntl.AT_FDCWD, cString(path), open.O_WRONLY, 0], { mayFail: true });
+  calls.call('write', [fd, bytes, bytes.length], { mayFail: true });
+  calls.call('close', [fd], { mayFail: true });
+}
 
 /** Settings of a process that have no object of their own. Source: prctl(2), personality(2), proc(5). */
 export const attributes = taskKind({
@@ -18,6 +26,8 @@ export const attributes = taskKind({
     const thpDisabled = calls.call('prctl', [prctl.PR_GET_THP_DISABLE, 0, 0, 0, 0]);
     // Kernels before 6.3 answer EINVAL: there the setting does not exist.
     const mdwe = calls.call('prctl', [prctl.PR_GET_MDWE, 0, 0, 0, 0], { mayFail: true });
+    const memoryMerge = calls.call('prctl', [prctl.PR_GET_MEMORY_MERGE, 0, 0, 0, 0], { mayFail: true });
+    const loginUid = readProcIfAlive(`/proc/${live}/loginuid`);
     const personality = Number.parseInt(readProc(`/proc/${live}/personality`), 16);
     const oomScoreAdjustment = Number.parseInt(readProc(`/proc/${live}/oom_score_adj`), 10);
     const coredumpFilter = Number.parseInt(readProcIfAlive(`/proc/${live}/coredump_filter`) ?? '0', 16);
@@ -28,6 +38,8 @@ export const attributes = taskKind({
       oomScoreAdjustment,
       coredumpFilter,
       memoryDenyWriteExecute: Math.max(mdwe.value, 0),
+      memoryMerge: memoryMerge.value > 0,
+      ...(loginUid === undefined ? {} : { loginUid: Number(loginUid) }),
     });
   },
 
@@ -39,6 +51,13 @@ export const attributes = taskKind({
       calls.call('prctl', [prctl.PR_SET_MDWE, message.memoryDenyWriteExecute, 0, 0, 0], {
         purpose: 'denying memory that is writable and executable',
       });
+    }
+    // Some of it needs CAP_SYS_RESOURCE, or is allowed once only.
+    if (message.memoryMerge) {
+      calls.call('prctl', [prctl.PR_SET_MEMORY_MERGE, 1, 0, 0, 0], { mayFail: true });
+    }
+    if (message.loginUid !== undefined && message.loginUid !== inherited.loginUid) {
+      writeFromInside('/proc/self/loginuid', String(message.loginUid), calls);
     }
     setting('oom_score_adj', String(message.oomScoreAdjustment), inherited.oomScoreAdjustment);
     setting('coredump_filter', `0x${message.coredumpFilter.toString(16)}`, inherited.coredumpFilter);

@@ -36,6 +36,20 @@ export function refuseThread(thread: FrozenThread): Obstacle[] {
       advice: 'run it with GLIBC_TUNABLES=glibc.cpu.x86_shstk=off',
     });
   }
+  if (thread.is64Bit && thread.tracee.dispatchesSyscalls()) {
+    obstacles.push({
+      pid,
+      what: 'it handles system calls itself (PR_SET_SYSCALL_USER_DISPATCH)',
+      advice: 'checkpoint it when it has switched that off; programs under Wine do that',
+    });
+  }
+  if (thread.tracee.hasHardwareBreakpoints()) {
+    obstacles.push({
+      pid,
+      what: 'it has hardware breakpoints, which a debugger has left',
+      advice: 'remove them with the debugger that has set them',
+    });
+  }
   if ((stat.flags & PF_IO_WORKER) !== 0) {
     obstacles.push({ pid, what: 'a worker thread of io_uring', advice: 'io_uring is not supported yet' });
   }
@@ -43,9 +57,15 @@ export function refuseThread(thread: FrozenThread): Obstacle[] {
 }
 
 /** Threads that can't be held. */
-export function refuseUnheld({ pid, zombie, unheld }: HeldProcess): Obstacle[] {
+export function refuseUnheld({ pid, zombie, unheld, stoppedApart }: HeldProcess): Obstacle[] {
   if (zombie) return [];
-  return unheld
+  const apart = stoppedApart.map((tid) => ({
+    pid,
+    where: `thread ${tid}`,
+    what: 'it is stopped by a signal, and other threads of the process are not',
+    advice: `let it go on (kill -CONT ${pid}), or stop all of the process`,
+  }));
+  const others = unheld
     .filter((tid) => tid !== pid)
     .map((tid) => ({
       pid,
@@ -53,4 +73,5 @@ export function refuseUnheld({ pid, zombie, unheld }: HeldProcess): Obstacle[] {
       what: 'a thread that can not be held (a worker of io_uring)',
       advice: 'not supported yet',
     }));
+  return [...apart, ...others];
 }

@@ -1,14 +1,21 @@
-import { ThreadStateSchema } from '../image/generated/thread_state_pb.js';
+import { type ThreadState, ThreadStateSchema } from '../image/generated/thread_state_pb.js';
 import { taskKind } from '../objects/slice.js';
 import { readProcBytes } from '../procfs/read.js';
 import { nr } from '../sys/arch/index.js';
 import { stackT } from '../sys/structs.js';
 import { check, trySyscall } from '../sys/syscall.js';
 import { prctl, SS_DISABLE, SS_ONSTACK } from '../sys/uapi.js';
-import { RemoteOutput } from '../tracee/remoteCalls.js';
+import { type RemoteCalls, RemoteOutput } from '../tracee/remoteCalls.js';
 
 const DEFAULT_TIMER_SLACK = 50_000;
 const NAME_SIZE = 16;
+/** PF_MEMALLOC_NOIO and PF_LOCAL_THROTTLE of linux/sched.h. */
+const PF_IO_FLUSHER = 0x0018_0000;
+/** Of asm/prctl.h. */
+const ARCH_GET_CPUID = 0x1011;
+const ARCH_SET_CPUID = 0x1012;
+/** PR_SPEC_STORE_BYPASS, PR_SPEC_INDIRECT_BRANCH, PR_SPEC_L1D_FLUSH. */
+const SPECULATION_FEATURES = [0, 1, 2];
 
 /** A thread's name and what it registered with the kernel for itself. */
 export const threadState = taskKind({
@@ -17,7 +24,7 @@ export const threadState = taskKind({
   scope: 'thread',
   schema: ThreadStateSchema,
 
-  checkpoint({ tid, tracee, process }, calls) {
+  checkpoint({ tid, tracee, process, stat }, calls) {
     const name = readProcBytes(`/proc/${process.pid}/task/${tid}/comm`);
     const alternateStack = new RemoteOutput(stackT.size);
     calls.call('sigaltstack', [0, alternateStack]);
@@ -27,6 +34,13 @@ export const threadState = taskKind({
       purpose: 'asking for the thread id address (CONFIG_CHECKPOINT_RESTORE)',
     });
     const timerSlack = calls.call('prctl', [prctl.PR_GET_TIMERSLACK, 0, 0, 0, 0]);
+    const machineCheck = calls.call('prctl', [prctl.PR_MCE_KILL_GET, 0, 0, 0, 0]);
+    const timeStampCounter = new RemoteOutput(4);
+    calls.call('prctl', [prctl.PR_GET_TSC, timeStampCounter, 0, 0, 0]);
+    const cpuid = calls.call('arch_prctl', [ARCH_GET_CPUID, 0], { mayFail: true });
+    const speculation = SPECULATION_FEATURES.map((feature) =>
+      calls.call('prctl', [prctl.PR_GET_SPECULATION_CTRL, feature, 0, 0, 0], { mayFail: true }),
+    );
     const robustList = robustListOf(tid);
     const rseq = tracee.rseqRegistration();
     return () => ({
@@ -40,6 +54,11 @@ export const threadState = taskKind({
       rseqSignature: rseq?.signature ?? 0,
       rseqFlags: rseq?.flags ?? 0,
       timerSlack: BigInt(timerSlack.value),
+      machineCheckPolicy: machineCheck.value,
+      timeStampCounterDenied: timeStampCounter.bytes.readInt32LE(0) === prctl.PR_TSC_SIGSEGV,
+      cpuidDenied: cpuid.value === 0,
+      ioFlusher: (stat.flags & PF_IO_FLUSHER) === PF_IO_FLUSHER,
+      speculation: speculation.map(({ value }) => changedSpeculation(value)),
     });
   },
 
@@ -52,6 +71,7 @@ export const threadState = taskKind({
   },
 
   restart(message, calls) {
+    restoreSettings(message, calls);
     calls.call('prctl', [prctl.PR_SET_NAME, Buffer.concat([message.name, Buffer.alloc(1)]), 0, 0, 0]);
     if (message.alternateStack.length > 0) {
       calls.call('sigaltstack', [message.alternateStack, 0], { purpose: 'setting the alternate stack' });
@@ -70,6 +90,29 @@ export const threadState = taskKind({
     }
   },
 });
+
+function restoreSettings(message: ThreadState, calls: RemoteCalls): void {
+  if (message.machineCheckPolicy !== prctl.PR_MCE_KILL_DEFAULT) {
+    const args = [prctl.PR_MCE_KILL, prctl.PR_MCE_KILL_SET, message.machineCheckPolicy, 0, 0];
+    calls.call('prctl', args);
+  }
+  if (message.timeStampCounterDenied) calls.call('prctl', [prctl.PR_SET_TSC, prctl.PR_TSC_SIGSEGV, 0, 0, 0]);
+  if (message.cpuidDenied) calls.call('arch_prctl', [ARCH_SET_CPUID, 0]);
+  // Needs CAP_SYS_RESOURCE.
+  if (message.ioFlusher) calls.call('prctl', [prctl.PR_SET_IO_FLUSHER, 1, 0, 0, 0], { mayFail: true });
+  message.speculation.forEach((value, feature) => {
+    if (value !== 0) calls.call('prctl', [prctl.PR_SET_SPECULATION_CTRL, feature, value, 0, 0]);
+  });
+}
+
+/** What was set for the thread alone, out of what the kernel says of a feature; 0 for nothing. */
+function changedSpeculation(value: number): number {
+  const { PR_SPEC_PRCTL, PR_SPEC_DISABLE, PR_SPEC_FORCE_DISABLE, PR_SPEC_DISABLE_NOEXEC } = prctl;
+  if (value < 0 || (value & PR_SPEC_PRCTL) === 0) return 0;
+  return (
+    [PR_SPEC_FORCE_DISABLE, PR_SPEC_DISABLE_NOEXEC, PR_SPEC_DISABLE].find((bit) => (value & bit) !== 0) ?? 0
+  );
+}
 
 /** Source: get_robust_list(2). */
 function robustListOf(tid: number): { head: bigint; length: bigint } {

@@ -25,6 +25,8 @@ const maskBuffer = Buffer.alloc(8);
 const SIGINFO_SIZE = 128;
 const siginfoBuffer = Buffer.alloc(SIGINFO_SIZE);
 const SYSCALL_STOP_BIT = 0x80;
+/** Offset of DR7 in `struct user` (sys/user.h). */
+const DEBUG_CONTROL = 848 + 7 * 8;
 
 /**
  * One seized thread. Bound to the thread of this process that seized it: everything here is synchronous.
@@ -192,6 +194,23 @@ export class Tracee {
     const bytes = seccompMetadata.encode({ filter_off: BigInt(index) });
     this.request(ptraceRequest.PTRACE_SECCOMP_GET_METADATA, bytes.length, addressOf(bytes));
     return bytes;
+  }
+
+  /** Whether system calls are handed to the task itself (PR_SET_SYSCALL_USER_DISPATCH). Linux 6.4 and later tell. */
+  dispatchesSyscalls(): boolean {
+    const SIZE = 32;
+    const config = Buffer.alloc(SIZE);
+    const request = ptraceRequest.PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG;
+    const result = trySyscall(nr.ptrace, request, this.tid, SIZE, config);
+    if (result === -errno.EIO) return false;
+    check(result, 'ptrace PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG', `task ${this.tid}`);
+    return config.readBigUInt64LE(0) !== 0n;
+  }
+
+  /** Whether a debugger has left breakpoints in the processor's registers. */
+  hasHardwareBreakpoints(): boolean {
+    this.request(ptraceRequest.PTRACE_PEEKUSR, DEBUG_CONTROL, addressOf(maskBuffer));
+    return (maskBuffer.readBigUInt64LE(0) & 0xffn) !== 0n;
   }
 
   private registerSet(request: number, type: number, buffer: Uint8Array): number {

@@ -25,6 +25,8 @@ const REFUSED: Readonly<Record<string, RegExp>> = {
   'device memory': /mapping [0-9a-f-]+: memory of the device \/dev\/zero/,
   'shared across':
     /its working directory \(CLONE_FS\) is shared with process \d+, and not by way of its parent/,
+  'syscall dispatch': /it handles system calls itself \(PR_SET_SYSCALL_USER_DISPATCH\)/,
+  'hardware breakpoint': /it has hardware breakpoints, which a debugger has left/,
   'thread apart': /thread \d+: a file table of its own/,
   'lost directory': /the working directory has been removed/,
   'left group': /its process group \d+ was left by its leader, which is in another one/,

@@ -10,7 +10,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file attributes.proto.
  */
 export const file_attributes: GenFile = /*@__PURE__*/
-  fileDesc("ChBhdHRyaWJ1dGVzLnByb3RvEgZzdGFzaXMiqgEKCkF0dHJpYnV0ZXMSEwoLcGVyc29uYWxpdHkYASABKA0SFwoPY2hpbGRfc3VicmVhcGVyGAIgASgIEhQKDHRocF9kaXNhYmxlZBgDIAEoCBIcChRvb21fc2NvcmVfYWRqdXN0bWVudBgEIAEoERIXCg9jb3JlZHVtcF9maWx0ZXIYBSABKA0SIQoZbWVtb3J5X2Rlbnlfd3JpdGVfZXhlY3V0ZRgGIAEoDWIGcHJvdG8z");
+  fileDesc("ChBhdHRyaWJ1dGVzLnByb3RvEgZzdGFzaXMi5gEKCkF0dHJpYnV0ZXMSEwoLcGVyc29uYWxpdHkYASABKA0SFwoPY2hpbGRfc3VicmVhcGVyGAIgASgIEhQKDHRocF9kaXNhYmxlZBgDIAEoCBIcChRvb21fc2NvcmVfYWRqdXN0bWVudBgEIAEoERIXCg9jb3JlZHVtcF9maWx0ZXIYBSABKA0SIQoZbWVtb3J5X2Rlbnlfd3JpdGVfZXhlY3V0ZRgGIAEoDRIUCgxtZW1vcnlfbWVyZ2UYByABKAgSFgoJbG9naW5fdWlkGAggASgNSACIAQFCDAoKX2xvZ2luX3VpZGIGcHJvdG8z");
 
 /**
  * Settings of a process that have no object of their own.
@@ -59,6 +59,20 @@ export type Attributes = Message<"stasis.Attributes"> & {
    * @generated from field: uint32 memory_deny_write_execute = 6;
    */
   memoryDenyWriteExecute: number;
+
+  /**
+   * prctl(2) PR_SET_MEMORY_MERGE.
+   *
+   * @generated from field: bool memory_merge = 7;
+   */
+  memoryMerge: boolean;
+
+  /**
+   * /proc/PID/loginuid, where the kernel has it; 4294967295 for none.
+   *
+   * @generated from field: optional uint32 login_uid = 8;
+   */
+  loginUid?: number | undefined;
 };
 
 /**

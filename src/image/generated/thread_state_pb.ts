@@ -10,7 +10,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file thread_state.proto.
  */
 export const file_thread_state: GenFile = /*@__PURE__*/
-  fileDesc("ChJ0aHJlYWRfc3RhdGUucHJvdG8SBnN0YXNpcyLgAQoLVGhyZWFkU3RhdGUSDAoEbmFtZRgBIAEoDBIXCg9hbHRlcm5hdGVfc3RhY2sYAiABKAwSFwoPY2xlYXJfY2hpbGRfdGlkGAMgASgEEhMKC3JvYnVzdF9saXN0GAQgASgEEhoKEnJvYnVzdF9saXN0X2xlbmd0aBgFIAEoBBIMCgRyc2VxGAYgASgEEhEKCXJzZXFfc2l6ZRgHIAEoDRIWCg5yc2VxX3NpZ25hdHVyZRgIIAEoDRISCgpyc2VxX2ZsYWdzGAkgASgNEhMKC3RpbWVyX3NsYWNrGAogASgEYgZwcm90bzM");
+  fileDesc("ChJ0aHJlYWRfc3RhdGUucHJvdG8SBnN0YXNpcyLgAgoLVGhyZWFkU3RhdGUSDAoEbmFtZRgBIAEoDBIXCg9hbHRlcm5hdGVfc3RhY2sYAiABKAwSFwoPY2xlYXJfY2hpbGRfdGlkGAMgASgEEhMKC3JvYnVzdF9saXN0GAQgASgEEhoKEnJvYnVzdF9saXN0X2xlbmd0aBgFIAEoBBIMCgRyc2VxGAYgASgEEhEKCXJzZXFfc2l6ZRgHIAEoDRIWCg5yc2VxX3NpZ25hdHVyZRgIIAEoDRISCgpyc2VxX2ZsYWdzGAkgASgNEhMKC3RpbWVyX3NsYWNrGAogASgEEhwKFG1hY2hpbmVfY2hlY2tfcG9saWN5GAsgASgNEiEKGXRpbWVfc3RhbXBfY291bnRlcl9kZW5pZWQYDCABKAgSFAoMY3B1aWRfZGVuaWVkGA0gASgIEhIKCmlvX2ZsdXNoZXIYDiABKAgSEwoLc3BlY3VsYXRpb24YDyADKA1iBnByb3RvMw");
 
 /**
  * What a thread has registered with the kernel, and its name.
@@ -77,6 +77,41 @@ export type ThreadState = Message<"stasis.ThreadState"> & {
    * @generated from field: uint64 timer_slack = 10;
    */
   timerSlack: bigint;
+
+  /**
+   * prctl(2) PR_MCE_KILL: PR_MCE_KILL_LATE 0, EARLY 1, DEFAULT 2.
+   *
+   * @generated from field: uint32 machine_check_policy = 11;
+   */
+  machineCheckPolicy: number;
+
+  /**
+   * prctl(2) PR_SET_TSC: reading the time stamp counter ends in SIGSEGV.
+   *
+   * @generated from field: bool time_stamp_counter_denied = 12;
+   */
+  timeStampCounterDenied: boolean;
+
+  /**
+   * arch_prctl(2) ARCH_SET_CPUID: so does the cpuid instruction.
+   *
+   * @generated from field: bool cpuid_denied = 13;
+   */
+  cpuidDenied: boolean;
+
+  /**
+   * prctl(2) PR_SET_IO_FLUSHER.
+   *
+   * @generated from field: bool io_flusher = 14;
+   */
+  ioFlusher: boolean;
+
+  /**
+   * prctl(2) PR_SET_SPECULATION_CTRL, by feature: what was set, 0 for nothing.
+   *
+   * @generated from field: repeated uint32 speculation = 15;
+   */
+  speculation: number[];
 };
 
 /**

@@ -66,6 +66,7 @@ export const syscallNumbers = {
   semctl: 66,
   setns: 308,
   mount: 165,
+  arch_prctl: 158,
   seccomp: 317,
   clock_gettime: 228,
   clock_nanosleep: 230,

@@ -3,7 +3,37 @@
 #include <grp.h>
 #include <sys/prctl.h>
 
+static void check_settings(int child) {
+  EQUAL(prctl(PR_MCE_KILL_GET, 0, 0, 0, 0), child ? PR_MCE_KILL_EARLY : PR_MCE_KILL_DEFAULT, "machine check policy");
+  int counter = 0;
+  MUST(prctl(PR_GET_TSC, &counter));
+  EQUAL(counter, child ? PR_TSC_SIGSEGV : PR_TSC_ENABLE, "time stamp counter");
+  EQUAL(prctl(PR_GET_TIMERSLACK), child ? 77777 : 50000, "timer slack");
+  EQUAL(prctl(PR_GET_THP_DISABLE, 0, 0, 0, 0), child, "huge pages");
+  long speculation = prctl(PR_GET_SPECULATION_CTRL, PR_SPEC_STORE_BYPASS, 0, 0, 0);
+  if (speculation >= 0 && (speculation & PR_SPEC_PRCTL)) EQUAL((speculation & PR_SPEC_DISABLE) != 0, child, "speculation");
+  char user[32] = "";
+  int fd = open("/proc/self/loginuid", O_RDONLY | O_CLOEXEC);
+  if (fd < 0) return;
+  MUST(read(fd, user, sizeof user - 1));
+  close(fd);
+  EQUAL(strcmp(user, "4321") == 0, child, "login uid 4321");
+}
+
+static void set_settings(void) {
+  MUST(prctl(PR_MCE_KILL, PR_MCE_KILL_SET, PR_MCE_KILL_EARLY, 0, 0));
+  MUST(prctl(PR_SET_TSC, PR_TSC_SIGSEGV));
+  MUST(prctl(PR_SET_TIMERSLACK, 77777));
+  MUST(prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0));
+  prctl(PR_SET_SPECULATION_CTRL, PR_SPEC_STORE_BYPASS, PR_SPEC_DISABLE, 0, 0);
+  int fd = open("/proc/self/loginuid", O_WRONLY | O_CLOEXEC);
+  if (fd < 0) return;
+  MUST(write(fd, "4321", 4));
+  close(fd);
+}
+
 static void check_common(int child) {
+  check_settings(child);
   char cwd[4096];
   CHECK(getcwd(cwd, sizeof cwd) != NULL && strcmp(strrchr(cwd, '/'), "/inner") == 0, "the directory is %s", cwd);
   mode_t mask = umask(0);
@@ -51,6 +81,7 @@ int main(void) {
   pid_t child = MUST(fork());
   if (child == 0) {
     MUST(setpriority(PRIO_PROCESS, 0, 7));
+    set_settings();
     MUST(setgroups(2, (gid_t[]){3000, 3001}));
     MUST(setresgid(2000, 2001, 2002));
     MUST(setresuid(1000, 1001, 1002));

@@ -12,6 +12,8 @@
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/timerfd.h>
+#include <sys/user.h>
+#include <stddef.h>
 
 static char stack[1 << 16];
 
@@ -75,6 +77,18 @@ static void make(const char *what) {
     pthread_t thread;
     pthread_create(&thread, NULL, go_apart, NULL);
     nap(20);
+  }
+  else if (!strcmp(what, "syscall dispatch")) {
+    static char selector = 0;
+    MUST(prctl(59, 1, 0, 0, &selector));
+  } else if (!strcmp(what, "hardware breakpoint")) {
+    pid_t child = MUST(fork());
+    if (child == 0) wait_here(NULL);
+    MUST(ptrace(PTRACE_SEIZE, child, 0, 0) | ptrace(PTRACE_INTERRUPT, child, 0, 0));
+    EQUAL(waitpid(child, NULL, __WALL), child, "stopped child");
+    MUST(ptrace(PTRACE_POKEUSER, child, offsetof(struct user, u_debugreg[0]), &wait_here));
+    MUST(ptrace(PTRACE_POKEUSER, child, offsetof(struct user, u_debugreg[7]), 1));
+    MUST(ptrace(PTRACE_DETACH, child, 0, 0));
   }
   else if (!strcmp(what, "lost directory")) return;
   else if (!strcmp(what, "left group")) {
