@@ -57,6 +57,110 @@ for my $i (1 .. 400) {
 open(my $out, '>', 'sum') or die; print $out join(',', $sum, scalar(keys %seen)), "\\n"; close $out;
 `;
 
+const POOL = `
+import concurrent.futures, time
+def work(n):
+    time.sleep(0.004)
+    return sum(i * i % 7 for i in range(n * 40))
+if __name__ == '__main__':
+    with concurrent.futures.ProcessPoolExecutor(max_workers=3) as pool:
+        print(sum(pool.map(work, range(500))), flush=True)
+`;
+
+/** Background groups, one of them stopped for a while, and a trap. */
+const JOB_CONTROL = `
+set -m
+trap 'echo usr1 >> status' USR1
+(for i in $(seq 80); do echo $i; sleep 0.005; done > a; exit 3) & a=$!
+(for i in $(seq 80); do echo $i; sleep 0.005; done > b; exit 4) & b=$!
+kill -STOP $b
+while jobs | grep -q 'Running.*> b'; do sleep 0.005; done
+jobs | sed 's/[+-]//' | cut -c1-14 >> status
+wait $a; echo "a $?" >> status
+kill -CONT $b
+kill -USR1 $$
+while wait $b; code=$?; [ $code -gt 128 ]; do :; done; echo "b $code" >> status
+(exit 5) | cat; echo "$? \${PIPESTATUS[0]}" >> status
+`;
+
+const DASH = `
+count=0
+trap 'count=$((count + 1))' ALRM
+work() { i=0; while [ $i -lt 150 ]; do i=$((i + 1)); echo "$1 $i"; sleep 0.003; done; return $2; }
+work one 3 > one & first=$!
+work two 4 > two & second=$!
+for i in 1 2 3 4 5; do kill -ALRM $$; sleep 0.1; done
+wait $first; echo "$?" >> status
+wait $second; echo "$?" >> status
+echo "$count" >> status
+`;
+
+/** Children that are waited for late, and an alarm that comes again and again. */
+const ZOMBIES = `
+use Time::HiRes qw(ualarm sleep); $| = 1;
+my ($alarms, @children) = (0);
+$SIG{ALRM} = sub { $alarms++ };
+ualarm(20_000, 20_000);
+for my $n (1 .. 12) {
+  my $pid = fork(); if (!$pid) { $SIG{ALRM} = 'IGNORE'; exit $n }
+  push @children, $pid;
+}
+my $sum = 0;
+for my $i (1 .. 200) { sleep(0.003); $sum += $i * 31 % 17 }
+my @codes = map { waitpid($_, 0); $? >> 8 } @children;
+open(my $out, '>', 'codes') or die; print $out join(',', $sum, @codes, $alarms > 5 ? 'alarms' : 'none'), "\\n"; close $out;
+`;
+
+const GO = `
+package main
+
+import (
+	"fmt"
+	"os"
+	"os/signal"
+	"sync"
+	"sync/atomic"
+	"syscall"
+)
+
+func main() {
+	signals := make(chan os.Signal, 100)
+	signal.Notify(signals, syscall.SIGUSR1)
+	var told int64
+	go func() {
+		for range signals {
+			atomic.AddInt64(&told, 1)
+		}
+	}()
+	sums := make([]uint64, 64)
+	results := make(chan int)
+	var group sync.WaitGroup
+	for g := range sums {
+		group.Add(1)
+		go func(g int) {
+			defer group.Done()
+			for i := uint64(1); i < 9_000_000; i++ {
+				sums[g] = sums[g]*31 + i%uint64(g+7)
+				if i%3_000_000 == 0 {
+					results <- g
+				}
+			}
+		}(g)
+	}
+	go func() { group.Wait(); close(results) }()
+	count := 0
+	for range results {
+		count++
+		syscall.Kill(os.Getpid(), syscall.SIGUSR1)
+	}
+	total := uint64(0)
+	for _, sum := range sums {
+		total ^= sum
+	}
+	fmt.Println(count, total, atomic.LoadInt64(&told) > 0)
+}
+`;
+
 const SQL = `
 create table t (n integer primary key, x integer);
 begin;
@@ -101,6 +205,42 @@ const PROGRAMS: Readonly<Record<string, Program>> = {
     prepare: (directory) => writeFileSync(join(directory, 'program.pl'), PERL),
     runsMs: 900,
     results: ['out', 'sum'],
+  },
+  'python3 with a process pool': {
+    needs: ['python3'],
+    command: [pythonPath(), 'pool.py'],
+    prepare: (directory) => writeFileSync(join(directory, 'pool.py'), POOL),
+    runsMs: 700,
+    results: ['out'],
+  },
+  'bash with job control': {
+    needs: ['bash', 'seq'],
+    command: ['bash', 'script.sh'],
+    prepare: (directory) => writeFileSync(join(directory, 'script.sh'), JOB_CONTROL),
+    runsMs: 900,
+    results: ['a', 'b', 'status'],
+  },
+  'dash with background jobs and a trap': {
+    needs: ['dash'],
+    command: ['dash', 'script.sh'],
+    prepare: (directory) => writeFileSync(join(directory, 'script.sh'), DASH),
+    runsMs: 900,
+    results: ['one', 'two', 'status'],
+  },
+  'perl with an alarm and zombies': {
+    needs: ['perl'],
+    command: ['perl', 'program.pl'],
+    prepare: (directory) => writeFileSync(join(directory, 'program.pl'), ZOMBIES),
+    runsMs: 600,
+    results: ['codes'],
+  },
+  // Its timers use epoll, which is not supported yet: without garbage collection it has none.
+  'Go with many goroutines and signals': {
+    needs: ['go'],
+    command: ['env', 'GOGC=off', './program'],
+    prepare: (directory) => buildGo(directory),
+    runsMs: 900,
+    results: ['out'],
   },
   'xz -T2': {
     needs: ['xz'],
@@ -212,6 +352,22 @@ test('restart passes the exit status and signals on', { skip: skipUnlessRoot }, 
     assert.equal(await job.result(), 'PASS');
   });
 });
+
+let goProgram: Buffer | undefined;
+
+/** Built once. */
+function buildGo(directory: string): void {
+  const path = join(directory, 'program');
+  if (goProgram === undefined) {
+    writeFileSync(join(directory, 'program.go'), GO);
+    execFileSync('go', ['build', '-o', path, 'program.go'], {
+      cwd: directory,
+      env: { ...process.env, GOCACHE: join(directory, 'cache'), HOME: directory },
+    });
+    goProgram = readFileSync(path);
+  }
+  writeFileSync(path, goProgram, { mode: 0o755 });
+}
 
 function startProgram(program: Program): Job {
   const job = new Job();

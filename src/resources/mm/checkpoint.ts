@@ -1,4 +1,4 @@
-import { closeSync, fstatSync, openSync } from 'node:fs';
+import { closeSync, fstatSync, openSync, statSync } from 'node:fs';
 import type { MessageInitShape } from '@bufbuild/protobuf';
 import type { Obstacle } from '../../errors.js';
 import {
@@ -18,7 +18,7 @@ import { type AddressRange, remoteAddress } from '../../tracee/address.js';
 import type { RemoteCalls } from '../../tracee/remoteCalls.js';
 import { refuseMappedFile, saveMappedFile } from './mappedFile.js';
 import { type PageSurvey, savePages, saveSharedPages, surveyPages } from './pages.js';
-import { meaningOf, protectionOf, VSYSCALL, vmaKind } from './vma.js';
+import { isRemovedMemory, meaningOf, protectionOf, VSYSCALL, vmaKind } from './vma.js';
 
 export const MEMORY_MAP_RECORD = 48;
 export const SHARED_MEMORY_RECORD = 50;
@@ -51,6 +51,10 @@ export class MemoryCheckpoint {
       const where = `mapping ${rangeText(mapping)}`;
       for (const what of meaningOf(mapping).refused) {
         obstacles.push({ pid: process.pid, where, what, advice: 'not supported; unmap it first' });
+      }
+      if (kind === Vma_Kind.SHARED_ANONYMOUS && isRemovedMemory(mapping)) {
+        const { nlink } = statSync(mapLink(process, mapping));
+        if (nlink > 0) obstacles.push({ pid: process.pid, where, ...otherName(mapping) });
       }
       if (kind === Vma_Kind.PRIVATE_FILE || kind === Vma_Kind.SHARED_FILE) {
         const path = decodePath(mapping.name);
@@ -196,6 +200,13 @@ export function privateRanges(mappings: readonly ProcMapping[]): AddressRange[] 
     else ranges.push({ start: mapping.start, end: mapping.end });
   }
   return ranges.map(({ start, end }) => ({ start: remoteAddress(start), end: remoteAddress(end) }));
+}
+
+function otherName({ name }: ProcMapping): Refusal {
+  return {
+    what: `${name} has another name, by which others may reach it`,
+    advice: 'remove all of its names, or none',
+  };
 }
 
 /** The link that leads to the file behind a mapping, also when it has been removed. Source: proc(5). */

@@ -185,13 +185,18 @@ export function saveSharedPages(
   const ranges: AddressRange[] = [];
   for (let at = seekData(fd, 0); at !== undefined && at < size; ) {
     const end = Math.min(seekHole(fd, at), size);
-    ranges.push({ start: remoteAddress(BigInt(at)), end: remoteAddress(BigInt(end)) });
+    // A file of shm_open(3) may end in the middle of a page.
+    const pagesEnd = Math.ceil(end / PAGE_SIZE) * PAGE_SIZE;
+    ranges.push({ start: remoteAddress(BigInt(at)), end: remoteAddress(BigInt(pagesEnd)) });
     at = end < size ? seekData(fd, end) : undefined;
   }
   return saveChunks(ranges, objref, writer, (part, buffer) => {
     let filled = 0;
     for (const { start, end } of part) {
-      filled += readSync(fd, buffer, filled, Number(end - start), Number(start));
+      const length = Number(end - start);
+      const read = readSync(fd, buffer, filled, length, Number(start));
+      buffer.fill(0, filled + read, filled + length);
+      filled += length;
     }
   });
 }

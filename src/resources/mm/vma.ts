@@ -15,9 +15,18 @@ export function vmaKind(mapping: ProcMapping): Vma_Kind {
   return mapping.inode === 0n ? Vma_Kind.ANONYMOUS : Vma_Kind.PRIVATE_FILE;
 }
 
-/** mm/shmem.c, shmem_zero_setup: shared anonymous memory is a removed file of that name. */
+/**
+ * mm/shmem.c, shmem_zero_setup: shared anonymous memory is a removed file of that name. A file of shm_open(3) or
+ * sem_open(3) that was removed is nothing else either.
+ */
 function isSharedAnonymous(mapping: ProcMapping): boolean {
-  return mapping.name === '/dev/zero (deleted)' || mapping.name.startsWith('[anon_shmem:');
+  const { name } = mapping;
+  return name === '/dev/zero (deleted)' || name.startsWith('[anon_shmem:') || isRemovedMemory(mapping);
+}
+
+/** A file in /dev/shm one of whose names was removed; it may have others. */
+export function isRemovedMemory({ name }: ProcMapping): boolean {
+  return name.startsWith('/dev/shm/') && name.endsWith(' (deleted)');
 }
 
 /** PROT_… of a mapping. */
