@@ -20,6 +20,7 @@ const PROGRAMS = {
     setpriv: 'util-linux',
     sqlite3: 'sqlite3',
     zstd: 'zstd',
+    go: 'golang-go',
     '/usr/bin/chromium': 'chromium',
   },
 };

@@ -12,14 +12,28 @@ export interface ImageDescription {
   /** ISO 8601. */
   readonly createdAt: string;
   readonly rootPid: number;
+  /** The root is the init of a pid namespace. */
+  readonly container: boolean;
+  /** The pids are those of a pid namespace of its own. */
+  readonly innerPids: boolean;
   readonly killed: boolean;
   readonly size: number;
   readonly processes: readonly ProcessDescription[];
+  readonly zombies: readonly ZombieDescription[];
   readonly files: readonly FileDescription[];
   readonly sharedMemory: readonly SharedMemoryDescription[];
   readonly mappedFiles: readonly { readonly path: string; readonly size: number }[];
   /** Keys for `restart --attach`. */
   readonly external: readonly string[];
+}
+
+/** A process that has ended, whose parent has not waited for it. */
+export interface ZombieDescription {
+  readonly pid: number;
+  readonly parent: number;
+  readonly command: string;
+  /** As wait4(2) tells it. */
+  readonly status: number;
 }
 
 export interface ProcessDescription {
@@ -30,6 +44,8 @@ export interface ProcessDescription {
   readonly processGroup: number;
   readonly session: number;
   readonly command: string;
+  /** The signal that has stopped it; 0 for none. */
+  readonly stopped: number;
   readonly threads: readonly { readonly tid: number; readonly name: string }[];
   /** Bytes of pages that are this process's own and in the image. */
   readonly memory: number;
@@ -99,9 +115,14 @@ function describeImage(image: LoadedImage): ImageDescription {
     hostname: header.hostname,
     createdAt: new Date(Number(header.createdAt)).toISOString(),
     rootPid: header.rootPid,
+    container: header.container,
+    innerPids: header.innerPids,
     killed: header.killed,
     size: image.size,
     processes: image.processes.map((process) => describeProcess(process, image)),
+    zombies: image.members.flatMap(({ pid, parent, command, zombie }) =>
+      zombie === undefined ? [] : [{ pid, parent, command, status: zombie.status }],
+    ),
     files,
     sharedMemory: [...image.sharedMemory].map(([id, { size }]) => ({
       id,
@@ -131,6 +152,7 @@ function describeProcess(
     processGroup: message.processGroup,
     session: message.session,
     command: message.command,
+    stopped: message.stopped?.signal ?? 0,
     threads: threads.map(({ message: thread, states }) => ({ tid: thread.tid, name: threadName(states) })),
     memory: savedBytes(image, message.mm),
     mappings: mm.vmas.map((vma) => ({

@@ -7,7 +7,7 @@ import { crc32 } from 'node:zlib';
 
 /** The line ending shows a transfer that took the image for text. */
 export const MAGIC = Buffer.from('STASIS\r\n');
-export const FORMAT_VERSION = 1;
+export const FORMAT_VERSION = 2;
 /** Magic, version, CRC-32 of both. */
 export const PREAMBLE_SIZE = 16;
 

@@ -23,6 +23,11 @@ function summary(image: ImageDescription): string {
     `${countText(image.processes.length, 'process', 'processes')}, ${countText(threads, 'thread')}, ${bytesText(image.size)}`,
     `made ${image.createdAt} on ${image.hostname}, Linux ${image.kernelRelease}, by stasis ${image.stasisVersion}`,
     image.killed ? 'the original was ended' : 'the original went on',
+    ...(image.innerPids
+      ? [
+          `${image.container ? 'a container' : 'from inside a container'}: restarted in a pid namespace of its own`,
+        ]
+      : []),
     outside,
   ].join('\n');
 }
@@ -30,12 +35,22 @@ function summary(image: ImageDescription): string {
 function treeText(image: ImageDescription): string {
   const lines: string[] = [];
   const add = (process: ProcessDescription, depth: number): void => {
-    lines.push(`${'  '.repeat(depth)}${process.pid} ${process.command}`);
+    const stopped = process.stopped === 0 ? '' : ` (stopped by signal ${process.stopped})`;
+    lines.push(`${'  '.repeat(depth)}${process.pid} ${process.command}${stopped}`);
     for (const child of image.processes) if (child.parent === process.pid) add(child, depth + 1);
+    for (const { pid, parent, command, status } of image.zombies) {
+      if (parent !== process.pid) continue;
+      lines.push(`${'  '.repeat(depth + 1)}${pid} ${command} (ended ${endText(status)})`);
+    }
   };
   const root = image.processes[0];
   if (root !== undefined) add(root, 0);
   return lines.join('\n');
+}
+
+/** A status word of wait4(2). */
+function endText(status: number): string {
+  return (status & 0x7f) === 0 ? `with status ${status >> 8}` : `by signal ${status & 0x7f}`;
 }
 
 function processText(process: ProcessDescription, image: ImageDescription): string {

@@ -1,4 +1,4 @@
-import type { Obstacle } from '../errors.js';
+import { type Obstacle, RestartFailedError } from '../errors.js';
 import { type PosixTimers_Timer, PosixTimersSchema } from '../image/generated/timers_pb.js';
 import type { FrozenProcess } from '../objects/frozenProcess.js';
 import { taskKind } from '../objects/slice.js';
@@ -136,9 +136,10 @@ function createWithIds(timers: readonly PosixTimers_Timer[], calls: RemoteCalls)
 
 /** A process counts the timers that it makes: ids that are not wanted are passed over. */
 function createCounting(timers: readonly PosixTimers_Timer[], calls: RemoteCalls): void {
+  let next = 0;
   for (const timer of timers) {
-    for (let next = 0; ; ) {
-      const made = Array.from({ length: Math.min(COUNTED_AT_ONCE, Math.max(timer.id - next, 1)) }, () => {
+    while (next <= timer.id) {
+      const made = Array.from({ length: Math.min(COUNTED_AT_ONCE, timer.id - next + 1) }, () => {
         const id = new RemoteOutput(ID_SIZE);
         queueCreate(timer, id, calls);
         return id;
@@ -146,8 +147,13 @@ function createCounting(timers: readonly PosixTimers_Timer[], calls: RemoteCalls
       calls.flush();
       const ids = made.map(({ bytes }) => bytes.readInt32LE(0));
       for (const id of ids) if (id !== timer.id) calls.call('timer_delete', [id]);
-      next = (ids.at(-1) ?? 0) + 1;
-      if (ids.includes(timer.id)) break;
+      next = (ids.at(-1) ?? timer.id) + 1;
+      if (next > timer.id && !ids.includes(timer.id)) {
+        throw new RestartFailedError(`POSIX timer ${timer.id} could not be made`, {
+          reason: `the kernel gave its timers the ids ${ids.join(', ')}`,
+          advice: 'restart it under Linux 6.15 or later',
+        });
+      }
     }
   }
 }
