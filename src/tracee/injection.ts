@@ -2,7 +2,7 @@ import { InternalError, SystemCallError, TaskLostError, UnsupportedError } from 
 import { nr } from '../sys/arch/index.js';
 import { errnoName, errnoText } from '../sys/errno.js';
 import { rseqCriticalSection } from '../sys/structs.js';
-import { mapFlag, prot, ptraceOption, SIG_BLOCK_ALL, signal } from '../sys/uapi.js';
+import { mapFlag, NSIG, prot, ptraceOption, SIG_BLOCK_ALL, signal } from '../sys/uapi.js';
 import { type AddressRange, advance, findHole, type RemoteAddress, remoteAddress } from './address.js';
 import { Assembler } from './arch/x86_64/machineCode.js';
 import { type Registers, resolveInterruptedSyscall } from './arch/x86_64/registers.js';
@@ -31,12 +31,17 @@ export interface InjectionTarget {
   readonly memory: RemoteMemory;
   readonly used: readonly AddressRange[];
   readonly vdso: AddressRange | undefined;
-  /** Signals with a handler, and pending ones, bit N-1 for signal N. */
+  /** Signals with a handler, ignored by choice, and pending, bit N-1 for signal N. */
   readonly caughtSignals: bigint;
+  readonly ignoredSignals: bigint;
   readonly pendingSignals: bigint;
+  /** By a signal, until SIGCONT. */
+  readonly stopped: boolean;
 }
 
 const SIG_SETMASK = 2n;
+const SI_TKILL = -6;
+const IGNORED_BY_DEFAULT: readonly number[] = [signal.SIGURG, signal.SIGWINCH, signal.SIGCHLD];
 /** Generous: two mmap, tgkill, rt_sigprocmask, 16 registers, one jump. */
 const VDSO_CODE_SIZE = 512;
 
@@ -214,12 +219,13 @@ export class Injection implements Disposable {
     for (;;) {
       const stop = tracee.wait();
       if (stop.kind === 'signal' && stop.signal === this.endSignal) {
-        if (tracee.signalInfo().pid === this.target.ownPid) return;
-        // Somebody else's: its disposition ignores it, or chooseEndSignal would have taken another.
+        const { code, pid } = tracee.signalInfo();
+        if (code === SI_TKILL && pid === this.target.ownPid) return;
+        this.intercepted.add(stop.signal);
         tracee.resume();
       } else if (stop.kind === 'signal' && stop.signal === signal.SIGSTOP) {
-        // Can't be blocked. It is sent again once the thread has its own state back.
-        this.stopRequested = true;
+        // Can't be blocked.
+        this.intercepted.add(stop.signal);
         tracee.resume();
       } else if (isEventStop(stop)) {
         // A process that a signal has stopped is told that another one lets it continue.
@@ -232,8 +238,8 @@ export class Injection implements Disposable {
     }
   }
 
-  /** Somebody sent SIGSTOP meanwhile: it is due again when the process is released. */
-  stopRequested = false;
+  /** What somebody sent meanwhile: it is due again when the thread has its own state back. */
+  readonly intercepted = new Set<number>();
 }
 
 /**
@@ -260,11 +266,35 @@ export function abortRestartableSequence(
   return registers.clone().set('rip', abort_ip).set('orig_rax', -1n);
 }
 
-/** A signal that the process ignores by default and has no handler for; SIGURG when it has one for all. */
+/**
+ * A signal that does nothing to the process, should nobody be there to take it: it is ignored, by default or
+ * by choice, and none is pending that could be taken for it. A runtime that catches them all (Go's does, and
+ * sends its threads SIGURG all the time) leaves SIGCONT, which does nothing to a process that is not stopped; one
+ * that catches that too, any of its handlers, to whom a lone signal says nothing that a user could not say.
+ */
 function chooseEndSignal(target: InjectionTarget): number {
-  const candidates = [signal.SIGURG, signal.SIGWINCH, signal.SIGCHLD];
-  const busy = target.caughtSignals | target.pendingSignals;
-  return candidates.find((candidate) => (busy & signalBit(candidate)) === 0n) ?? signal.SIGURG;
+  const { caughtSignals: caught, ignoredSignals: ignored, pendingSignals: pending } = target;
+  const all = Array.from({ length: NSIG }, (_, index) => index + 1);
+  const stops = [signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU];
+  const mayContinue = !target.stopped && stops.every((stop) => (pending & signalBit(stop)) === 0n);
+  const isIn = (set: bigint, candidate: number): boolean => (set & signalBit(candidate)) !== 0n;
+  const harmless = [
+    ...IGNORED_BY_DEFAULT.filter((candidate) => !isIn(caught, candidate)),
+    ...all.filter((candidate) => isIn(ignored, candidate) && candidate !== signal.SIGCONT),
+    ...(mayContinue && !isIn(caught, signal.SIGCONT) ? [signal.SIGCONT] : []),
+  ];
+  const handled = [...IGNORED_BY_DEFAULT, ...all].filter(
+    (candidate) => isIn(caught, candidate) && candidate !== signal.SIGCONT,
+  );
+  const chosen = [...harmless, ...handled].find((candidate) => !isIn(pending, candidate));
+  if (chosen !== undefined) return chosen;
+  throw new UnsupportedError([
+    {
+      pid: target.pid,
+      what: 'every signal that it does not die of is pending',
+      advice: 'let it take its signals',
+    },
+  ]);
 }
 
 function signalBit(number: number): bigint {

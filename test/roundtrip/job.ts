@@ -61,8 +61,9 @@ export class Job implements AsyncDisposable {
   async startWorkload(name: string, args: readonly string[] = [], container = false): Promise<this> {
     if (container) {
       this.start(workload('contain'), [workload(name), ...args]);
-      await this.until(() => existsSync(this.path('root')), 'container');
-      this.root = Number(readFileSync(this.path('root'), 'utf8'));
+      // It is made before it is written.
+      await this.until(() => existsSync(this.path('root')) && this.read('root') !== '', 'container');
+      this.root = Number(this.read('root'));
     } else this.start(workload(name), args);
     this.stopsItself = name === 'stopped';
     await this.until(() => existsSync(this.path('ready')), 'ready');

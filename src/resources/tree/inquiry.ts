@@ -4,7 +4,6 @@ import type { FrozenProcess, FrozenThread } from '../../objects/frozenProcess.js
 import type { Objref } from '../../objects/objectTable.js';
 import type { TaskKind } from '../../objects/slice.js';
 import { sendSignal } from '../../sys/process.js';
-import { signal } from '../../sys/uapi.js';
 import { type AddressRange, remoteAddress } from '../../tracee/address.js';
 import { Injection } from '../../tracee/injection.js';
 import type { RemoteCalls } from '../../tracee/remoteCalls.js';
@@ -49,10 +48,12 @@ export class Inquiry implements Disposable {
       used: process.mappings.map(rangeOf),
       vdso: process.mappings.filter(({ name }) => name === '[vdso]').map(rangeOf)[0],
       caughtSignals: process.status.caughtSignals,
+      ignoredSignals: process.status.ignoredSignals,
       pendingSignals: process.threads.reduce(
         (all, { status }) => all | status.pendingSignals,
         process.status.sharedPendingSignals,
       ),
+      stopped: process.stopped !== undefined,
     });
   }
 
@@ -120,7 +121,7 @@ export class Inquiry implements Disposable {
     if (this.closed) return;
     this.closed = true;
     this.injection[Symbol.dispose]();
-    if (this.injection.stopRequested) sendSignal(this.process.pid, signal.SIGSTOP);
+    for (const intercepted of this.injection.intercepted) sendSignal(this.process.pid, intercepted);
   }
 }
 
