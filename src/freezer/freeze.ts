@@ -1,16 +1,28 @@
 import { FreezeError, TargetError } from '../errors.js';
+import { refuseTarget } from '../objects/target.js';
 import { commandOf } from '../procfs/describe.js';
 import { readProcIfAlive } from '../procfs/read.js';
 import { parseStat } from '../procfs/stat.js';
 import { parseStatus } from '../procfs/status.js';
 import { listTree, type ProcessThreads } from '../procfs/tree.js';
-import { awaitEnd, kcmp, reapTracees, sendSignal, sleepSync } from '../sys/process.js';
+import {
+  awaitEnd,
+  hasEnded,
+  kcmp,
+  reapTracees,
+  sendSignal,
+  setChildStopSignals,
+  sleepSync,
+} from '../sys/process.js';
 import { kcmpType, PF_IO_WORKER, ptraceEvent, ptraceOption, signal } from '../sys/uapi.js';
 import { isEventStop, Tracee } from '../tracee/tracee.js';
 import { type FreezeWay, GroupFreezer, refuseFrozenGroup } from './groupFreezer.js';
 
 /** After how many rounds of waiting tasks in vfork(2) are looked for. */
 const VFORK_ROUNDS = 30;
+
+/** How often is looked for tasks that are to be let go when they stop. */
+const RELEASE_INTERVAL_MS = 10;
 
 const DEFAULT_WAYS: readonly FreezeWay[] = ['cgroup2', 'cgroup1'];
 
@@ -54,6 +66,8 @@ export class FrozenTree implements Disposable {
   private list: HeldProcess[] = [];
   private tree: readonly ProcessThreads[] = [];
   private chosenWay: FreezeWay = 'ptrace';
+  /** The root is a child of this process. */
+  private isOurs = false;
   private released = false;
 
   constructor(
@@ -64,6 +78,8 @@ export class FrozenTree implements Disposable {
   /** Holds the tree: passes over it until one finds no new task. Throws TargetError, FreezeError. */
   freeze(): this {
     refuseFrozenGroup(this.root);
+    const stat = readProcIfAlive(`/proc/${this.root}/stat`);
+    this.isOurs = stat !== undefined && parseStat(stat).parent === process.pid;
     const group = GroupFreezer.find(this.root, this.options.ways ?? DEFAULT_WAYS);
     if (group !== undefined) {
       this.chosenWay = group.way;
@@ -87,11 +103,46 @@ export class FrozenTree implements Disposable {
     return this.list;
   }
 
-  /** Lets all tasks run on. */
+  /** Lets all tasks run on; those that have not stopped yet as soon as they do. */
   [Symbol.dispose](): void {
     if (this.released) return;
     this.released = true;
-    for (const tracee of this.held.values()) tracee.detachIfAlive();
+    const left = [...this.held.values()].filter((tracee) => !tracee.detachIfAlive() && !this.letGo(tracee));
+    if (left.length > 0) this.releaseLater(left);
+  }
+
+  /**
+   * A task can only be let go where it has stopped, and one that has ended is a zombie until its tracer has waited
+   * for it. When this process ends, the kernel sees to both.
+   */
+  private releaseLater(tracees: readonly Tracee[]): void {
+    // libuv takes any news of a child for its end.
+    const flags = setChildStopSignals(false);
+    for (const tracee of tracees) tracee.interruptIfAlive();
+    let left = tracees;
+    const timer = setInterval(() => {
+      left = left.filter((tracee) => !this.letGo(tracee));
+      if (left.length > 0) return;
+      clearInterval(timer);
+      setChildStopSignals(flags);
+    }, RELEASE_INTERVAL_MS);
+    timer.unref();
+  }
+
+  /** Whether a task could be let go, or has ended. */
+  private letGo(tracee: Tracee): boolean {
+    if (this.isOursAndEnded(tracee.tid)) return true;
+    for (let stop = tracee.tryWait(); stop !== undefined; stop = tracee.tryWait()) {
+      if (stop.kind === 'exited' || stop.kind === 'killed') return true;
+      if (tracee.detachIfAlive(stop.kind === 'signal' ? stop.signal : 0)) return true;
+    }
+    // Somebody else in this process may have taken the news.
+    return tracee.detachIfAlive();
+  }
+
+  /** The status of a child of this process is for whoever waits for it here. */
+  private isOursAndEnded(tid: number): boolean {
+    return tid === this.root && this.isOurs && hasEnded(tid);
   }
 
   /** Ends all tasks and returns when they are gone (or zombies that wait for a parent outside). */
@@ -99,16 +150,14 @@ export class FrozenTree implements Disposable {
     this.released = true;
     for (const { pid, zombie } of this.list) if (!zombie) sendSignal(pid, signal.SIGKILL);
     const tids = this.list.flatMap(({ threads }) => threads.map(({ tid }) => tid));
-    const stat = readProcIfAlive(`/proc/${this.root}/stat`);
-    const isOurs = stat !== undefined && parseStat(stat).parent === process.pid;
-    reapTracees(tids.filter((tid) => !isOurs || tid !== this.root));
-    // Whoever waits for a child of ours gets its status.
-    if (isOurs) awaitEnd(this.root);
+    reapTracees(tids.filter((tid) => !this.isOurs || tid !== this.root));
+    if (this.isOurs) awaitEnd(this.root);
   }
 
   private pass(): boolean {
     const fresh = this.attach();
     this.waitForAll(fresh);
+    if (this.tree.length === 0) refuseTarget(this.root);
     this.list = this.tree.map((member) => this.describe(member));
     return fresh.length > 0;
   }
@@ -199,6 +248,10 @@ export class FrozenTree implements Disposable {
 
   /** Whether a task has stopped, or ended. Signals on their way are delivered first, as they would have been. */
   private hasStopped(tracee: Tracee): boolean {
+    if (this.isOursAndEnded(tracee.tid)) {
+      this.held.delete(tracee.tid);
+      return true;
+    }
     for (let stop = tracee.tryWait(); stop !== undefined; stop = tracee.tryWait()) {
       if (isEventStop(stop) && stop.kind === 'event') {
         if (stop.signal !== signal.SIGTRAP) this.stopSignals.set(tracee.tid, stop.signal);

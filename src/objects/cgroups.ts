@@ -9,9 +9,9 @@ export interface Cgroup extends CgroupMembership {
   readonly directory: string | undefined;
 }
 
-/** The control groups of a task, one in each hierarchy. Source: cgroups(7). */
+/** The control groups of a task, one in each hierarchy; none of a task that is gone. Source: cgroups(7). */
 export function cgroupsOf(pid: number): Cgroup[] {
-  return parseCgroups(readProc(`/proc/${pid}/cgroup`)).map((membership) => ({
+  return parseCgroups(readProcIfAlive(`/proc/${pid}/cgroup`) ?? '').map((membership) => ({
     ...membership,
     directory: directoryOf(membership),
   }));

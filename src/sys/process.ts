@@ -1,9 +1,9 @@
 import { closeSync } from 'node:fs';
 import koffi from 'koffi';
 import { nr } from './arch/index.js';
-import { pollfd } from './structs.js';
+import { kernelSigaction, pollfd } from './structs.js';
 import { addressOf, check, syscallInBackground, systemCallError, trySyscall } from './syscall.js';
-import { pollEvent, prctl, wait } from './uapi.js';
+import { pollEvent, prctl, signal, wait } from './uapi.js';
 
 const libc = koffi.load('libc.so.6');
 const posixSpawn = libc.func(
@@ -92,11 +92,28 @@ export async function waitInBackground(pid: number): Promise<number | 'gone'> {
  * of ours that libuv knows, and that we trace as well. Source: waitid(2) WNOWAIT.
  */
 export function awaitEnd(pid: number): void {
+  while (!lookForEnd(pid, 0)) sleepSync(0.05);
+}
+
+/** As {@link awaitEnd}, without waiting. */
+export function hasEnded(pid: number): boolean {
+  return lookForEnd(pid, wait.WNOHANG);
+}
+
+const SI_CODE = 8;
+/** CLD_EXITED, CLD_KILLED, CLD_DUMPED. */
+const ENDS: readonly number[] = [1, 2, 3];
+
+/** False for what is not over, and for a stop. */
+function lookForEnd(pid: number, flags: number): boolean {
   const P_PID = 1;
   const info = Buffer.alloc(128);
+  const options = wait.WEXITED | wait.WNOWAIT | wait.__WALL | flags;
   for (;;) {
-    const result = trySyscall(nr.waitid, P_PID, pid, info, wait.WEXITED | wait.WNOWAIT | wait.__WALL, 0);
-    if (result === 0 || result === -ECHILD) return;
+    const result = trySyscall(nr.waitid, P_PID, pid, info, options, 0);
+    // The stops of a tracee are told as well, without having been asked for.
+    if (result === 0) return ENDS.includes(info.readInt32LE(SI_CODE));
+    if (result === -ECHILD) return true;
     if (result !== -EINTR) check(result, 'waitid', `pid ${pid}`);
   }
 }
@@ -143,6 +160,22 @@ export function kcmp(pid: number, otherPid: number, type: number, fd = 0, otherF
     'kcmp',
     `pids ${pid} and ${otherPid}, type ${type}`,
   );
+}
+
+/**
+ * Chooses whether this process gets SIGCHLD when a child or tracee stops, not only when one ends. Returns what was
+ * chosen before. Source: sigaction(2) SA_NOCLDSTOP.
+ */
+export function setChildStopSignals(wanted: boolean): boolean {
+  const SA_NOCLDSTOP = 1n;
+  const SET_SIZE = 8;
+  const action = Buffer.alloc(kernelSigaction.size);
+  check(trySyscall(nr.rt_sigaction, signal.SIGCHLD, 0, action, SET_SIZE), 'rt_sigaction', 'SIGCHLD');
+  const { sa_handler, sa_flags, sa_restorer, sa_mask } = kernelSigaction.decode(action);
+  const flags = wanted ? sa_flags & ~SA_NOCLDSTOP : sa_flags | SA_NOCLDSTOP;
+  const changed = kernelSigaction.encode({ sa_handler, sa_flags: flags, sa_restorer, sa_mask });
+  check(trySyscall(nr.rt_sigaction, signal.SIGCHLD, changed, 0, SET_SIZE), 'rt_sigaction', 'SIGCHLD');
+  return (sa_flags & SA_NOCLDSTOP) === 0n;
 }
 
 /** A descriptor for a process. Throws SystemCallError. Source: pidfd_open(2). */

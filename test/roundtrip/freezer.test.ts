@@ -4,15 +4,18 @@ import { existsSync, mkdirSync, readFileSync, rmdirSync, writeFileSync } from 'n
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { checkpoint } from '../../src/checkpoint.js';
+import { FreezeError, TargetError } from '../../src/errors.js';
 import { FrozenTree } from '../../src/freezer/freeze.js';
 import type { FreezeWay } from '../../src/freezer/groupFreezer.js';
 import { cgroupsOf, directoryOf } from '../../src/objects/cgroups.js';
 import { listTree } from '../../src/procfs/tree.js';
 import { restart } from '../../src/restart.js';
+import { sendSignal } from '../../src/sys/process.js';
 import { Job, STASIS, skipUnlessRoot, sleep, threadsOf } from './job.js';
 
 const STORM = 1000;
 const KILLS = 12;
+const SIGKILL = 9;
 
 /** A control group of a test's own. */
 class TestGroup implements Disposable {
@@ -120,7 +123,7 @@ for (const way of ['cgroup2', 'cgroup1'] as const) {
     await emptied(group);
   });
 
-  test(`a ${way} is thawed when whoever has frozen it is killed at once`, { skip }, async () => {
+  test(`a ${way} is thawed when whoever has frozen it is killed at once`, { skip }, async (context) => {
     using group = new TestGroup(way);
     {
       await using job = await new Job().startWorkload('eventfds');
@@ -129,8 +132,10 @@ for (const way of ['cgroup2', 'cgroup1'] as const) {
         stdio: 'ignore',
       });
       await job.until(() => group.isFrozen, 'freeze');
+      const killedAt = performance.now();
       freezing.kill('SIGKILL');
       await job.until(() => !group.isFrozen, 'thaw');
+      context.diagnostic(`thawed ${(performance.now() - killedAt).toFixed(1)} ms after the kill`);
       job.stop();
       assert.equal(await job.result(), 'PASS');
     }
@@ -174,6 +179,56 @@ for (const way of ['cgroup2', 'cgroup1'] as const) {
     group[Symbol.dispose]();
   });
 }
+
+test('a task that can not be interrupted is named, and everything goes on', {
+  skip: skipUnlessRoot,
+}, async () => {
+  await using job = await new Job().startWorkload('stuck');
+  await assert.rejects(checkpoint(job.pid, { output: job.image, timeoutMs: 200 }), (error) => {
+    assert.ok(error instanceof FreezeError, String(error));
+    assert.equal(error.tid, job.pid);
+    assert.match(error.message, /^task \d+ \(.*stuck.*\) did not stop within 0\.2 s$/);
+    assert.match(error.reason ?? '', /^it waits without being interruptible in \w+$/);
+    assert.match(error.advice ?? '', /--timeout/);
+    return true;
+  });
+  // It could not be let go where it was, and is when it comes out, though this process lives on.
+  job.stop();
+  assert.equal(await job.result(), 'PASS');
+  assert.equal(await job.end, 0);
+});
+
+test('a child that ends while it is held is not taken from whoever waits for it', {
+  skip: skipUnlessRoot,
+}, async (context) => {
+  for (const name of ['threads', 'eventfds']) {
+    await context.test(name, async () => {
+      await using job = await new Job().startWorkload(name);
+      {
+        using _frozen = new FrozenTree(job.pid, { timeoutMs: 5000 }).freeze();
+        sendSignal(job.pid, SIGKILL);
+        await sleep(5);
+      }
+      assert.equal(await job.end, 'SIGKILL');
+    });
+  }
+  await context.test('while it is about to stop', async () => {
+    for (let attempt = 0; attempt < 50; attempt++) {
+      await using job = new Job().start('/bin/true');
+      for (let alive = true; alive; ) {
+        try {
+          using _frozen = new FrozenTree(job.pid, { timeoutMs: 5000 }).freeze();
+          alive = _frozen.processes.some(({ zombie }) => !zombie);
+        } catch (error) {
+          if (!(error instanceof TargetError)) throw error;
+          alive = false;
+        }
+        await sleep(0);
+      }
+      assert.equal(await job.end, 0);
+    }
+  });
+});
 
 /** A program that freezes the group of a process and does not go on. */
 function freezeForever(pid: number, way: FreezeWay): string {
