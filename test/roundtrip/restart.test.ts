@@ -153,6 +153,20 @@ test('a damaged image is refused with offset and field, and touches no process',
   }
 });
 
+test('what is no file to read is refused in plain words', () => {
+  const words: Readonly<Record<string, RegExp>> = {
+    '/nowhere/job.stasis': /^stasis: \/nowhere\/job\.stasis can't be read\n {2}ENOENT: .*\n {2}-> name a file/,
+    '/tmp': /^stasis: \/tmp is a directory\n {2}-> name a file/,
+  };
+  for (const [path, wanted] of Object.entries(words)) {
+    for (const command of ['restart', 'inspect']) {
+      const { status, stderr } = spawnSync(STASIS, [command, path], { encoding: 'utf8' });
+      assert.match(stderr, wanted);
+      assert.equal(status, 2);
+    }
+  }
+});
+
 test('a stream whose checkpoint failed says why', { skip }, async () => {
   await using job = await new Job().startWorkload('refused', ['socket']);
   const made = spawnSync(STASIS, ['checkpoint', String(job.pid)], { maxBuffer: 1 << 26 });
