@@ -44,9 +44,10 @@ export const seccompKind: TaskKind<'thread'> = seccomp;
 export const processKinds: readonly TaskKind<'process'>[] = [
   limits,
   attributes,
+  // It takes signals: those that were pending come after.
+  posixTimers,
   sharedPendingSignals,
   intervalTimers,
-  posixTimers,
   cgroups,
 ];
 

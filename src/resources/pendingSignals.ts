@@ -1,16 +1,12 @@
 import type { Obstacle } from '../errors.js';
 import { PendingSignalsSchema } from '../image/generated/pending_signals_pb.js';
-import type { HeldTasks } from '../objects/heldTasks.js';
+import type { FrozenProcess } from '../objects/frozenProcess.js';
 import { taskKind } from '../objects/slice.js';
 import { NSIG } from '../sys/uapi.js';
 import { RESTART_END_SIGNAL } from '../tracee/stub.js';
+import { pendingTimerSignals, SI_OVERRUN, timerOf } from './posixTimers.js';
 
 const SIGINFO_SIZE = 128;
-/** Offsets in siginfo_t, and a code of it. Source: asm-generic/siginfo.h. */
-const SI_CODE = 8;
-const SI_TIMERID = 16;
-const SI_OVERRUN = 20;
-const SI_TIMER = -2;
 
 /** Signals pending for a process as a whole, with their siginfo, in order. Source: ptrace(2) PEEKSIGINFO. */
 export const sharedPendingSignals = taskKind({
@@ -19,9 +15,9 @@ export const sharedPendingSignals = taskKind({
   scope: 'process',
   schema: PendingSignalsSchema,
   refuse: ({ pid, status }) => refuseEndSignal(pid, status.sharedPendingSignals),
-  checkpoint({ pid, held, threads }) {
-    const siginfo = threads[0]?.tracee.peekPendingSignals('shared') ?? [];
-    return () => (siginfo.length === 0 ? undefined : { siginfo: siginfo.map(withOverrun(pid, held)) });
+  checkpoint(process) {
+    const siginfo = process.threads[0]?.tracee.peekPendingSignals('shared') ?? [];
+    return () => toSave(siginfo, process);
   },
   validate: validateSiginfo,
   // The kernel lets a task queue any siginfo to itself: nothing in it needs to be changed.
@@ -37,9 +33,9 @@ export const pendingSignals = taskKind({
   scope: 'thread',
   schema: PendingSignalsSchema,
   refuse: ({ tid, status }) => refuseEndSignal(tid, status.pendingSignals),
-  checkpoint({ tracee, process: { pid, held } }) {
+  checkpoint({ tracee, process }) {
     const siginfo = tracee.peekPendingSignals('thread');
-    return () => (siginfo.length === 0 ? undefined : { siginfo: siginfo.map(withOverrun(pid, held)) });
+    return () => toSave(siginfo, process);
   },
   validate: validateSiginfo,
   restart({ siginfo }, calls, { ownPid, ownTid }) {
@@ -49,20 +45,28 @@ export const pendingSignals = taskKind({
   },
 });
 
+/** All but those that timers queue again by themselves. */
+function toSave(
+  siginfo: readonly Uint8Array[],
+  process: FrozenProcess,
+): { siginfo: Uint8Array[] } | undefined {
+  if (siginfo.length === 0) return undefined;
+  const byTimers = pendingTimerSignals(process);
+  const saved = siginfo.filter((info) => !byTimers.has(timerOf(info)?.id ?? -1));
+  if (saved.length === 0) return undefined;
+  return { siginfo: saved.map((info) => withOverrun(info, process)) };
+}
+
 /**
  * The signal of a timer tells, when it is taken, how often the timer has expired meanwhile. Until then the kernel
  * counts that elsewhere; the timer itself goes on counting from here.
  */
-function withOverrun(pid: number, held: HeldTasks) {
-  return (siginfo: Uint8Array): Uint8Array => {
-    const info = Buffer.from(siginfo);
-    if (info.readInt32LE(SI_CODE) !== SI_TIMER) return siginfo;
-    info.writeInt32LE(
-      info.readInt32LE(SI_OVERRUN) + held.overrun(pid, info.readInt32LE(SI_TIMERID)),
-      SI_OVERRUN,
-    );
-    return info;
-  };
+function withOverrun(siginfo: Uint8Array, { pid, held }: FrozenProcess): Uint8Array {
+  const timer = timerOf(siginfo);
+  if (timer === undefined) return siginfo;
+  const info = Buffer.from(siginfo);
+  info.writeInt32LE(timer.overrun + held.overrun(pid, timer.id), SI_OVERRUN);
+  return info;
 }
 
 function signalNumber(siginfo: Uint8Array): number {

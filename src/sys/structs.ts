@@ -131,6 +131,8 @@ export const itimerval = struct('struct itimerval', 'sys/time.h', {
   value_usec: 's64',
 });
 
+export const timespec = struct('struct timespec', 'time.h', { tv_sec: 's64', tv_nsec: 's64' });
+
 export const itimerspec = struct('struct itimerspec', 'time.h', {
   interval_sec: 's64',
   interval_nsec: 's64',

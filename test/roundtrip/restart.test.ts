@@ -155,7 +155,8 @@ test('a damaged image is refused with offset and field, and touches no process',
 
 test('what is no file to read is refused in plain words', () => {
   const words: Readonly<Record<string, RegExp>> = {
-    '/nowhere/job.stasis': /^stasis: \/nowhere\/job\.stasis can't be read\n {2}ENOENT: .*\n {2}-> name a file/,
+    '/nowhere/job.stasis':
+      /^stasis: \/nowhere\/job\.stasis can't be read\n {2}ENOENT: .*\n {2}-> name a file/,
     '/tmp': /^stasis: \/tmp is a directory\n {2}-> name a file/,
   };
   for (const [path, wanted] of Object.entries(words)) {

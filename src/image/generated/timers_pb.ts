@@ -10,7 +10,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file timers.proto.
  */
 export const file_timers: GenFile = /*@__PURE__*/
-  fileDesc("Cgx0aW1lcnMucHJvdG8SBnN0YXNpcyKVAQoOSW50ZXJ2YWxUaW1lcnMSLAoGdGltZXJzGAEgAygLMhwuc3Rhc2lzLkludGVydmFsVGltZXJzLlRpbWVyGlUKBVRpbWVyEg0KBXdoaWNoGAEgASgNEh0KFWludGVydmFsX21pY3Jvc2Vjb25kcxgCIAEoBBIeChZyZW1haW5pbmdfbWljcm9zZWNvbmRzGAMgASgEItkBCgtQb3NpeFRpbWVycxIpCgZ0aW1lcnMYASADKAsyGS5zdGFzaXMuUG9zaXhUaW1lcnMuVGltZXIangEKBVRpbWVyEgoKAmlkGAEgASgNEg0KBWNsb2NrGAIgASgREg4KBm5vdGlmeRgDIAEoDRIOCgZzaWduYWwYBCABKA0SDQoFdmFsdWUYBSABKAQSDgoGdGhyZWFkGAYgASgNEhwKFGludGVydmFsX25hbm9zZWNvbmRzGAcgASgEEh0KFXJlbWFpbmluZ19uYW5vc2Vjb25kcxgIIAEoBGIGcHJvdG8z");
+  fileDesc("Cgx0aW1lcnMucHJvdG8SBnN0YXNpcyKVAQoOSW50ZXJ2YWxUaW1lcnMSLAoGdGltZXJzGAEgAygLMhwuc3Rhc2lzLkludGVydmFsVGltZXJzLlRpbWVyGlUKBVRpbWVyEg0KBXdoaWNoGAEgASgNEh0KFWludGVydmFsX21pY3Jvc2Vjb25kcxgCIAEoBBIeChZyZW1haW5pbmdfbWljcm9zZWNvbmRzGAMgASgEIoICCgtQb3NpeFRpbWVycxIpCgZ0aW1lcnMYASADKAsyGS5zdGFzaXMuUG9zaXhUaW1lcnMuVGltZXIaxwEKBVRpbWVyEgoKAmlkGAEgASgNEg0KBWNsb2NrGAIgASgREg4KBm5vdGlmeRgDIAEoDRIOCgZzaWduYWwYBCABKA0SDQoFdmFsdWUYBSABKAQSDgoGdGhyZWFkGAYgASgNEhwKFGludGVydmFsX25hbm9zZWNvbmRzGAcgASgEEh0KFXJlbWFpbmluZ19uYW5vc2Vjb25kcxgIIAEoBBIPCgdvdmVycnVuGAkgASgNEhYKDnNpZ25hbF9wZW5kaW5nGAogASgIYgZwcm90bzM");
 
 /**
  * Armed interval timers (setitimer(2)).
@@ -128,6 +128,20 @@ export type PosixTimers_Timer = Message<"stasis.PosixTimers.Timer"> & {
    * @generated from field: uint64 remaining_nanoseconds = 8;
    */
   remainingNanoseconds: bigint;
+
+  /**
+   * How often it has expired beyond the signal that is pending, if one is, or else beyond the one that was taken last.
+   *
+   * @generated from field: uint32 overrun = 9;
+   */
+  overrun: number;
+
+  /**
+   * Its signal is pending, and is not among the pending signals.
+   *
+   * @generated from field: bool signal_pending = 10;
+   */
+  signalPending: boolean;
 };
 
 /**
