@@ -63,7 +63,7 @@ function describeTaken(pid: number): Obstacle {
   return {
     pid,
     what: `the pid is taken by ${command}`,
-    advice: 'end that process, or wait until it has ended',
+    advice: 'end that process, wait until it has ended, or restart in a new pid namespace with --pidns',
   };
 }
 
