@@ -32,6 +32,11 @@ export interface FileCheckpoint {
   borrow<T>(file: OpenFile, use: (fd: number) => T): T;
   /** All open files of the tree whose link in `/proc/PID/fd` is the same. */
   sameLink(file: OpenFile): readonly OpenFile[];
+  /**
+   * Nobody outside has what it leads to but this process, which runs below the tree's root: for whoever is
+   * restarted it will have ended.
+   */
+  endsWithStasis(file: OpenFile): boolean;
   /** It leads outside, and the caller accepted that. */
   isAcceptedLeak(file: OpenFile): boolean;
   /** Collects an object that files share, such as a pipe; the same for the same key. */

@@ -18,6 +18,13 @@ export function readProcIfAlive(path: string): string | undefined {
   return isGone(contents) ? undefined : orThrow(contents, path).toString('latin1');
 }
 
+/** As {@link readProcIfAlive}, undefined also for a task that nobody may look into. */
+export function readProcIfVisible(path: string): string | undefined {
+  const contents = tryReadFile(path);
+  if (isGone(contents) || contents === -errno.EACCES || contents === -errno.EPERM) return undefined;
+  return orThrow(contents, path).toString('latin1');
+}
+
 /** Where a link leads. Throws SystemCallError. */
 export function readLink(path: string): string {
   return orThrow(tryReadLink(path), path);
@@ -37,6 +44,14 @@ export function readNumbersIfAlive(path: string): number[] | undefined {
     .map(Number)
     .filter((number) => Number.isInteger(number))
     .sort((a, b) => a - b);
+}
+
+/** The descriptors of a process; none of one that has ended, or that nobody may look into. */
+export function visibleDescriptors(pid: number): number[] {
+  const path = `/proc/${pid}/fd`;
+  const names = tryListDirectory(path);
+  if (isGone(names) || names === -errno.EACCES) return [];
+  return orThrow(names, path).map(Number);
 }
 
 function isGone(result: unknown): boolean {

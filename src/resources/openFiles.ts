@@ -1,4 +1,5 @@
 import { closeSync } from 'node:fs';
+import { pid as ownPid } from 'node:process';
 import { InternalError, type Obstacle } from '../errors.js';
 import type { ImageWriter } from '../image/writer.js';
 import type { Identity } from '../objects/census.js';
@@ -6,6 +7,8 @@ import type { Descriptor, FrozenProcess } from '../objects/frozenProcess.js';
 import { KcmpIndex } from '../objects/kcmpIndex.js';
 import type { ObjectTable, TableObject } from '../objects/objectTable.js';
 import type { FileCheckpoint, FileKind, OpenFile } from '../objects/slice.js';
+import { readNumbersIfAlive, visibleDescriptors } from '../procfs/read.js';
+import { tryReadLink } from '../sys/files.js';
 import { getDescriptor, openPidfd, openThreadPidfd } from '../sys/process.js';
 import { kcmpType, open } from '../sys/uapi.js';
 import type { Containment } from './containment/containment.js';
@@ -22,6 +25,7 @@ export class OpenFiles implements Disposable {
   private readonly kinds = new Map<OpenFile, FileKind>();
   private readonly pidfds = new Map<number, number>();
   private readonly recorded = new Set<TableObject>();
+  private readonly pids = new Set<number>();
   readonly files: OpenFile[] = [];
 
   constructor(
@@ -33,6 +37,7 @@ export class OpenFiles implements Disposable {
 
   /** Adds all slots of a process's table. */
   collect(process: FrozenProcess): void {
+    this.pids.add(process.pid);
     for (const descriptor of process.descriptors) this.collectSlot(process, descriptor);
   }
 
@@ -128,6 +133,7 @@ export class OpenFiles implements Disposable {
         }
       },
       sameLink: (file) => this.byLink.get(file.descriptor.link) ?? [],
+      endsWithStasis: ({ descriptor: { link } }) => isHeldByUsAlone(link, this.pids),
       isAcceptedLeak: (file) =>
         file.slots.some(({ pid, fd }) => this.containment?.isAccepted(pid, fd) === true),
       collect: (kind, key) => this.table.collect(kind, key),
@@ -148,6 +154,17 @@ export class OpenFiles implements Disposable {
     }
     return pidfd;
   }
+}
+
+/** Whether this process has something open, and nobody else outside of the tree. */
+function isHeldByUsAlone(link: string, inside: ReadonlySet<number>): boolean {
+  if (!hasOpen(ownPid, link)) return false;
+  const pids = readNumbersIfAlive('/proc') ?? [];
+  return !pids.some((pid) => pid !== ownPid && !inside.has(pid) && hasOpen(pid, link));
+}
+
+function hasOpen(pid: number, link: string): boolean {
+  return visibleDescriptors(pid).some((fd) => tryReadLink(`/proc/${pid}/fd/${fd}`) === link);
 }
 
 /** Slots that differ in any of this can't refer to the same open file description. */

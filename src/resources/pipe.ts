@@ -110,7 +110,8 @@ function leadsOutside(file: OpenFile, context: FileCheckpoint): boolean {
   const access = new Set(context.sameLink(file).map(accessOf));
   if (access.has(open.O_RDWR) || access.size > 1) return false;
   const events = context.borrow(file, (fd) => pollNow(fd, pollEvent.POLLIN | pollEvent.POLLOUT));
-  return (events & (pollEvent.POLLHUP | pollEvent.POLLERR)) === 0;
+  if ((events & (pollEvent.POLLHUP | pollEvent.POLLERR)) !== 0) return false;
+  return !context.endsWithStasis(file);
 }
 
 function accessOf({ descriptor }: OpenFile): number {

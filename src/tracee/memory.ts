@@ -2,6 +2,7 @@ import { closeSync, openSync, readSync, writeSync } from 'node:fs';
 import { TaskLostError } from '../errors.js';
 import { nr } from '../sys/arch/index.js';
 import { errno } from '../sys/errno.js';
+import { iovec } from '../sys/structs.js';
 import { addressOf, check, trySyscall } from '../sys/syscall.js';
 import { PAGE_SIZE } from '../sys/uapi.js';
 import { type AddressRange, type RemoteAddress, remoteAddress } from './address.js';
@@ -47,6 +48,15 @@ export class RemoteMemory implements Disposable {
       { reason: 'the process has ended, or the kernel refuses access to that range', cause },
     );
   }
+}
+
+/** Memory of a task that runs; undefined when it can't be read, or the task has ended. Source: process_vm_readv(2). */
+export function tryReadMemory(pid: number, address: bigint, length: number): Buffer | undefined {
+  const buffer = Buffer.alloc(length);
+  const local = iovec.encode({ iov_base: addressOf(buffer), iov_len: BigInt(length) });
+  const remote = iovec.encode({ iov_base: address, iov_len: BigInt(length) });
+  const got = trySyscall(nr.process_vm_readv, pid, local, 1, remote, 1, 0);
+  return got === length ? buffer : undefined;
 }
 
 /** IOV_MAX of limits.h. */

@@ -1,11 +1,12 @@
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { test } from 'node:test';
+import { checkpoint } from '../../src/checkpoint.js';
 import type { Leak } from '../../src/errors.js';
 import { findLeaks, type LeakReport } from '../../src/leaks.js';
 import { readProc } from '../../src/procfs/read.js';
 import { listTree } from '../../src/procfs/tree.js';
-import { findProgram, Job, STASIS, skipWithoutBpf } from '../roundtrip/job.js';
+import { findProgram, Job, STASIS, skipWithoutBpf, sleep } from '../roundtrip/job.js';
 
 /** What is counted of a leak: in the kernel, inside, visibly outside, and hidden. */
 interface Expected {
@@ -156,6 +157,32 @@ for (const { mode, leaks, twin = [], seenByProc } of cases) {
     assert.equal(await job.result(), 'PASS');
   });
 }
+
+test('what calls under way hold is no leak', { skip: skipWithoutBpf }, async () => {
+  await using job = await new Job().startWorkload('polling');
+  for (let time = 0; time < 10; time++) {
+    const { leaks } = await findLeaks(job.pid);
+    assert.deepEqual(
+      leaks.filter(({ harmless }) => !harmless).map(({ key }) => key),
+      [],
+    );
+  }
+  // Interrupted once, poll(2) goes on as another call.
+  for (let time = 0; time < 2; time++) {
+    const { leaks } = await checkpoint(job.pid, {
+      output: job.image,
+      leaks: time === 0 ? 'refuse' : 'report',
+      force: true,
+    });
+    assert.deepEqual(
+      leaks.filter(({ harmless }) => !harmless),
+      [],
+    );
+    await sleep(20);
+  }
+  job.stop();
+  assert.equal(await job.result(), 'PASS');
+});
 
 test('a process that was brought into a container is named, with its parent', {
   skip: skipWithoutBpf || (findProgram('nsenter') === undefined ? 'nsenter is not on this machine' : false),

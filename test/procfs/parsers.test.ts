@@ -3,6 +3,7 @@ import { readdirSync } from 'node:fs';
 import { test } from 'node:test';
 import fc from 'fast-check';
 import { ProcFormatError } from '../../src/errors.js';
+import { parseCgroups } from '../../src/procfs/cgroup.js';
 import { parseFdinfo } from '../../src/procfs/fdinfo.js';
 import { LIMIT_NAMES, parseLimits, RLIM_INFINITY } from '../../src/procfs/limits.js';
 import { parseLocks } from '../../src/procfs/locks.js';
@@ -11,6 +12,7 @@ import { readProc } from '../../src/procfs/read.js';
 import { parseMappings, parseRunningMappings } from '../../src/procfs/smaps.js';
 import { parseStat } from '../../src/procfs/stat.js';
 import { parseStatus } from '../../src/procfs/status.js';
+import { parseSyscall } from '../../src/procfs/syscall.js';
 import { parseMessageQueues, parseSegments, parseSemaphores } from '../../src/procfs/sysvipc.js';
 import { parseTimers } from '../../src/procfs/timers.js';
 import { listTree } from '../../src/procfs/tree.js';
@@ -25,6 +27,8 @@ const PARSERS: Readonly<Record<string, { parse: (text: string) => unknown; sampl
   sem: { parse: parseSemaphores, sample: () => readProc('/proc/sysvipc/sem') },
   msg: { parse: parseMessageQueues, sample: () => readProc('/proc/sysvipc/msg') },
   fdinfo: { parse: parseFdinfo, sample: () => readProc('/proc/self/fdinfo/0') },
+  cgroup: { parse: parseCgroups, sample: () => readProc('/proc/self/cgroup') },
+  syscall: { parse: parseSyscall, sample: () => readProc('/proc/self/syscall') },
   timers: { parse: parseTimers, sample: () => readProc('/proc/self/timers') },
   mountinfo: { parse: parseMountinfo, sample: () => readProc('/proc/self/mountinfo') },
   limits: { parse: parseLimits, sample: () => readProc('/proc/self/limits') },
@@ -205,4 +209,15 @@ test('maps of a process that runs may be out of order', () => {
 1000-2000 rw-p 00000000 00:00 0
 `;
   assert.equal(parseRunningMappings(text).length, 2);
+});
+
+test('syscall: a call with its arguments, or none', () => {
+  const waiting = '7 0x7ffd5f7c4ce0 0x2 0xffffffffffffffff 0x0 0x8 0x1f 0x7ffd5f7c4cb8 0x7f3f8a51d9ef\n';
+  assert.deepEqual(parseSyscall(waiting), {
+    number: 7,
+    args: [0x7ffd5f7c4ce0n, 2n, 0xffff_ffff_ffff_ffffn, 0n, 8n, 0x1fn],
+  });
+  assert.equal(parseSyscall('running\n'), undefined);
+  assert.equal(parseSyscall('-1 0x7ffd5f7c4cb8 0x7f3f8a51d9ef\n'), undefined);
+  assert.throws(() => parseSyscall('7 0x1\n'), ProcFormatError);
 });

@@ -23,20 +23,45 @@ who = 'restarted' if os.path.exists('marker') else 'original'
 print(who, child.wait(), 23, file=open('log', 'a'))
 `;
 
-const PROGRAMS: Readonly<Record<string, { readonly script: string; readonly args: readonly string[] }>> = {
+/** Nobody but stasis has the other ends of the pipes from which its output is read. */
+const CAPTURED = `
+import os, subprocess
+command = ['${STASIS}', 'checkpoint', '--restart-marker', 'marker', '-o', 'me.stasis', str(os.getpid())]
+ended = subprocess.run(command, capture_output=True, text=True)
+who = 'restarted' if os.path.exists('marker') else 'original'
+print(who, ended.returncode, len(ended.stdout) + len(ended.stderr) + 23, file=open('log', 'a'))
+`;
+
+const SUBSTITUTED = `
+out=$(${STASIS} checkpoint --restart-marker marker -o me.stasis $$ 2>&1 | tee out)
+status=$?
+if [ -e marker ]; then who=restarted; else who=original; fi
+echo "$who $status 23" >> log
+`;
+
+interface Program {
+  /** Its name by default. */
+  readonly command?: string;
+  readonly script: string;
+  readonly args: readonly string[];
+}
+
+const PROGRAMS: Readonly<Record<string, Program>> = {
   sh: { script: SHELL, args: ['-e'] },
   bash: { script: SHELL, args: [] },
   // Somebody between the program and stasis.
   env: { script: SHELL.replaceAll(STASIS, `nice -n 1 sh -c '"$@"; exit $?' sh ${STASIS}`), args: ['sh'] },
   python3: { script: PYTHON, args: [] },
+  'python3 with captured output': { command: 'python3', script: CAPTURED, args: [] },
+  'bash with captured output': { command: 'bash', script: SUBSTITUTED, args: [] },
 };
 
-for (const [name, { script, args }] of Object.entries(PROGRAMS)) {
-  const skip = skipUnlessRoot || (findProgram(name) === undefined ? `there is no ${name} here` : false);
+for (const [name, { command = name, script, args }] of Object.entries(PROGRAMS)) {
+  const skip = skipUnlessRoot || (findProgram(command) === undefined ? `there is no ${command} here` : false);
   test(`${name} has itself checkpointed, and goes on twice`, { skip }, async () => {
     await using job = new Job();
     writeFileSync(job.path('script'), script);
-    job.start(name, [...args, 'script']);
+    job.start(command, [...args, 'script']);
     assert.equal(await job.end, 0, readFileSync(job.path('err'), 'utf8'));
     const wanted = ['original 0 23'];
     assert.deepEqual(lines(job), wanted);

@@ -5,6 +5,7 @@ import { tryReadLink } from '../../sys/files.js';
 import { open } from '../../sys/uapi.js';
 import { explainHiddenFile } from './hidden.js';
 import { sideOfFile } from './pipe.js';
+import { collectUnderWay } from './underWay.js';
 
 /** `FMODE_WRITE` of linux/fs.h. */
 const FMODE_WRITE = 0x2;
@@ -51,6 +52,7 @@ export const file: SharedKind = {
       if (owner !== undefined && object !== undefined) table.use(object, owner.pid, { how: 'executes it' });
     }
     collectInFlight(table);
+    collectUnderWay(table);
   },
 
   judge(object, table) {

@@ -1,7 +1,7 @@
 import { readdirSync } from 'node:fs';
 import { basename } from 'node:path';
 import type { SharedObjects } from '../../objects/sharedObjects.js';
-import { readNumbersIfAlive, readProcIfAlive } from '../../procfs/read.js';
+import { readNumbersIfAlive, readProcIfAlive, visibleDescriptors } from '../../procfs/read.js';
 import { tryReadFile, tryReadLink } from '../../sys/files.js';
 
 const NOBODY_VISIBLE = 'the kernel itself, or a task that this pid namespace does not show';
@@ -32,7 +32,7 @@ export function socketsWithDescriptors({ census }: SharedObjects): string[] {
 function ringsWith(name: string): string[] {
   const found: string[] = [];
   for (const pid of readNumbersIfAlive('/proc') ?? []) {
-    for (const fd of descriptorsOf(pid)) {
+    for (const fd of visibleDescriptors(pid)) {
       if (tryReadLink(`/proc/${pid}/fd/${fd}`) !== 'anon_inode:[io_uring]') continue;
       const text = tryReadFile(`/proc/${pid}/fdinfo/${fd}`);
       const files =
@@ -59,20 +59,4 @@ function loopDevicesOn(name: string): string[] {
 
 function swapFiles(): string[] {
   return (readProcIfAlive('/proc/swaps') ?? '').split('\n').map((line) => line.split(/\s/)[0] ?? '');
-}
-
-/** None of processes that may not be looked into, or have ended. */
-function descriptorsOf(pid: number): readonly string[] {
-  try {
-    return readdirSync(`/proc/${pid}/fd`);
-  } catch (error) {
-    if (
-      error instanceof Error &&
-      'code' in error &&
-      ['EACCES', 'ENOENT', 'ESRCH'].includes(String(error.code))
-    ) {
-      return [];
-    }
-    throw error;
-  }
 }

@@ -1,6 +1,8 @@
 import { InternalError } from '../../errors.js';
 import { syscallNumbers } from './x86_64.js';
 
+export { fileCalls } from './x86_64.js';
+
 export type SyscallName = keyof typeof syscallNumbers;
 
 /** The running machine's system call numbers. */
