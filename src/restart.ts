@@ -69,7 +69,8 @@ export async function restart(options: RestartOptions): Promise<RestartReport> {
   try {
     const image = await steps.runAsync('read', () => loadImage(fd));
     const plan = planBirths(image.members);
-    const newPidNamespace = image.header.innerPids || options.pidNamespace === true;
+    const { container, innerPids } = image.header;
+    const newPidNamespace = container || innerPids || options.pidNamespace === true;
     if (!newPidNamespace) await waitForPids(image, plan, steps);
     const slots = slotsByFile(image);
     using outside = new OutsideEnds(image, slots, options.attach ?? {});

@@ -195,6 +195,16 @@ export class Rows<Column extends string> {
     };
   }
 
+  /** Puts other numbers into a column; 0 for what is not in the map. */
+  renumber(column: Column, numbers: ReadonlyMap<number, number>): void {
+    const { words, stride } = this;
+    const at = 2 * this.layout.indexOf(column);
+    for (let row = 0; row < this.count; row++) {
+      const word = row * stride + at;
+      words[word] = numbers.get(words[word] as number) ?? 0;
+    }
+  }
+
   /** A copy of the rows for which `wanted` says so, with some columns emptied. */
   select(wanted: (row: number) => boolean, emptied: readonly Column[]): Buffer {
     const { size } = this.layout;

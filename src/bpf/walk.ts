@@ -1,4 +1,5 @@
 import { BpfUnavailableError } from '../errors.js';
+import { isInFirstPidNamespace } from '../sys/process.js';
 import { type KernelTypes, readKernelTypes } from './btf.js';
 import { FILE_STRUCTURES, type FileColumn, fileLayout, fileProgram } from './fileProgram.js';
 import {
@@ -18,6 +19,7 @@ import {
 } from './inFlightProgram.js';
 import { KernelIterator } from './iterator.js';
 import { MAPPING_STRUCTURES, type MappingColumn, mappingLayout, mappingProgram } from './mappingProgram.js';
+import { PID_STRUCTURES, type PidColumn, pidLayout, pidProgram, pidsSeen } from './pidProgram.js';
 import { type RowLayout, type RowProgram, Rows } from './rows.js';
 import { fileCountBias, TASK_STRUCTURES, type TaskColumn, taskLayout, taskProgram } from './taskProgram.js';
 
@@ -43,6 +45,8 @@ export class Walker {
     readonly missing: MissingMembers,
     /** To be added to the count of a file as it stands in a row of tasks or mappings. */
     readonly fileCountBias: number,
+    /** Tells what pids are in the namespace of this process, where that is not the first of the machine. */
+    private readonly pids: LoadedProgram<PidColumn> | undefined,
   ) {}
 
   private static loaded: Walker | undefined;
@@ -80,12 +84,12 @@ export class Walker {
 
   /** The restart blocks of all tasks that are held by anybody; undefined where they are not known. */
   walkRestartBlocks(): Rows<RestartBlockColumn> | undefined {
-    return this.restartBlocks?.program?.walk();
+    return this.renumbered(this.restartBlocks?.program?.walk(), ['tid']);
   }
 
   /** The timers of all processes that are held by anybody; undefined where they are not known. */
   walkTimers(): Rows<TimerColumn> | undefined {
-    return this.timers?.program?.walk();
+    return this.renumbered(this.timers?.program?.walk(), ['tid', 'tgid']);
   }
 
   /** Throws KernelTypesError or BpfUnavailableError where it can't be done. */
@@ -100,7 +104,26 @@ export class Walker {
     const waiting = files.u32('fdsInFlight');
     const inFlight = hasAny(files, waiting) ? this.loadInFlight()?.walk() : undefined;
     const mappings = this.mappings.walk();
-    return { files, mappings, inFlight, tasks: this.tasks.walk() };
+    const tasks = this.tasks.walk();
+    const seen = this.pidsSeen();
+    return {
+      files: renumber(files, ['tgid'], seen),
+      mappings: renumber(mappings, ['tgid'], seen),
+      inFlight,
+      tasks: renumber(tasks, TASK_PID_COLUMNS, seen),
+    };
+  }
+
+  /** Undefined where the numbers are the kernel's own. */
+  private pidsSeen(): ReadonlyMap<number, number> | undefined {
+    return this.pids && pidsSeen(this.pids.walk());
+  }
+
+  private renumbered<Column extends string>(
+    rows: Rows<Column> | undefined,
+    columns: readonly Column[],
+  ): Rows<Column> | undefined {
+    return rows && renumber(rows, columns, this.pidsSeen());
   }
 
   private static create(): Walker {
@@ -111,6 +134,7 @@ export class Walker {
         ...MAPPING_STRUCTURES,
         ...IN_FLIGHT_STRUCTURES,
         ...HELD_TASK_STRUCTURES,
+        ...PID_STRUCTURES,
       ],
       iterators: ['task', 'task_file', 'task_vma'],
     });
@@ -131,8 +155,32 @@ export class Walker {
       types,
       missing,
       fileCountBias(types),
+      isInFirstPidNamespace() ? undefined : loadPids(types),
     );
   }
+}
+
+/** Columns of tasks that have pids, or numbers of sessions and groups. */
+const TASK_PID_COLUMNS = ['tid', 'tgid', 'parent', 'tracer', 'group', 'session'] as const;
+
+function renumber<Column extends string>(
+  rows: Rows<Column>,
+  columns: readonly Column[],
+  seen: ReadonlyMap<number, number> | undefined,
+): Rows<Column> {
+  if (seen !== undefined) for (const column of columns) rows.renumber(column, seen);
+  return rows;
+}
+
+function loadPids(types: KernelTypes): LoadedProgram<PidColumn> {
+  const program = pidProgram(types);
+  if (program === undefined) {
+    throw new BpfUnavailableError('the pids of this pid namespace are not known', {
+      reason: 'this kernel has them in structures that are not known',
+      advice: 'run stasis outside of the container',
+    });
+  }
+  return new LoadedProgram('task', types, pidLayout, program.close());
 }
 
 /** A program that this kernel may not take; undefined while nobody has tried. */

@@ -3,6 +3,7 @@ import { readProcIfAlive } from '../procfs/read.js';
 import { parseStat } from '../procfs/stat.js';
 import { parseStatus } from '../procfs/status.js';
 import { listTree } from '../procfs/tree.js';
+import { isInFirstPidNamespace } from '../sys/process.js';
 import { PF_KTHREAD } from '../sys/uapi.js';
 
 /** Throws TargetError for a pid that is no process, or one of the kernel. */
@@ -31,13 +32,13 @@ export function refuseTarget(pid: number): void {
 }
 
 /**
- * Whether a process is what Stasis calls a container: its pid in its own pid namespace is 1, and it has another
- * above. False for one that has ended.
+ * Whether a process is what Stasis calls a container: its pid in its own pid namespace is 1, and that is not the first
+ * of the machine. False for one that has ended.
  */
 export function isPidNamespaceInit(pid: number): boolean {
   const text = readProcIfAlive(`/proc/${pid}/status`);
   const pids = text === undefined ? [] : parseStatus(text).namespacePids;
-  return pids.length > 1 && pids.at(-1) === 1;
+  return pids.at(-1) === 1 && (pids.length > 1 || !isInFirstPidNamespace());
 }
 
 /** Throws TargetError when this process is the one to be held. It may be below it: then it is left out. */

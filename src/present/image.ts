@@ -23,7 +23,7 @@ function summary(image: ImageDescription): string {
     `${countText(image.processes.length, 'process', 'processes')}, ${countText(threads, 'thread')}, ${bytesText(image.size)}`,
     `made ${image.createdAt} on ${image.hostname}, Linux ${image.kernelRelease}, by stasis ${image.stasisVersion}`,
     image.killed ? 'the original was ended' : 'the original went on',
-    ...(image.innerPids
+    ...(image.container || image.innerPids
       ? [
           `${image.container ? 'a container' : 'from inside a container'}: restarted in a pid namespace of its own`,
         ]

@@ -307,8 +307,7 @@ class Loader {
       };
       const { pid, parent, parentThread, zombie } = message;
       if (index === 0) {
-        if (header.container && (pid !== 1 || !header.innerPids))
-          wrong('pid', `${pid} is not that of the init of a container`);
+        if (header.container && pid !== 1) wrong('pid', `${pid} is not that of the init of a container`);
         if (pid !== header.rootPid) wrong('pid', 'not the root of the header');
         if (parent !== 0) wrong('parent', `the root has a parent, ${parent}`);
         if (zombie !== undefined) wrong('zombie', 'the root has ended');

@@ -1,6 +1,7 @@
 import { closeSync } from 'node:fs';
 import koffi from 'koffi';
 import { nr } from './arch/index.js';
+import { tryReadLink } from './files.js';
 import { kernelSigaction, pollfd } from './structs.js';
 import { addressOf, check, syscallInBackground, systemCallError, trySyscall } from './syscall.js';
 import { pollEvent, prctl, signal, wait } from './uapi.js';
@@ -197,6 +198,14 @@ export function isPidInUse(pid: number): boolean {
   const result = trySyscall(nr.pidfd_open, pid, 0);
   if (result >= 0) closeSync(result);
   return result !== -ESRCH;
+}
+
+/** PROC_PID_INIT_INO of linux/proc_ns.h. */
+const FIRST_PID_NAMESPACE = 'pid:[4026531836]';
+
+/** Whether pids here are the kernel's own numbers: this process is in no container. */
+export function isInFirstPidNamespace(): boolean {
+  return tryReadLink('/proc/self/ns/pid') === FIRST_PID_NAMESPACE;
 }
 
 /** A copy of another process's descriptor, close-on-exec. Source: pidfd_getfd(2). */

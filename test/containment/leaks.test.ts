@@ -6,7 +6,7 @@ import type { Leak } from '../../src/errors.js';
 import { findLeaks, type LeakReport } from '../../src/leaks.js';
 import { readProc } from '../../src/procfs/read.js';
 import { listTree } from '../../src/procfs/tree.js';
-import { findProgram, Job, STASIS, skipWithoutBpf, sleep } from '../roundtrip/job.js';
+import { findProgram, Job, STASIS, skipWithoutBpf, sleep, workload } from '../roundtrip/job.js';
 
 /** What is counted of a leak: in the kernel, inside, visibly outside, and hidden. */
 interface Expected {
@@ -157,6 +157,21 @@ for (const { mode, leaks, twin = [], seenByProc } of cases) {
     assert.equal(await job.result(), 'PASS');
   });
 }
+
+test('inside a container, pids are those that are seen there', { skip: skipWithoutBpf }, async () => {
+  await using job = new Job();
+  const script = `exec 3>data; sleep 100 & ${STASIS} leaks --json $! > leaks.json; kill $!; test -s leaks.json`;
+  job.start(workload('contain'), ['/bin/sh', '-c', script]);
+  assert.equal(await job.end, 0, job.read('err'));
+  const { method, leaks } = JSON.parse(job.read('leaks.json')) as LeakReport;
+  assert.equal(method, 'bpf');
+  const leak = leaks.find(({ key }) => key === `file:${job.path('data')}`);
+  assert.ok(leak);
+  // One is that of stasis.
+  assert.deepEqual([leak.kernelCount, leak.users, leak.own, leak.hidden], [3, 1, 1, 0]);
+  assert.deepEqual(leak.inside, [{ pid: 2, comm: 'sleep', fd: 3 }]);
+  assert.deepEqual(leak.outside, [{ pid: 1, comm: 'sh', fd: 3 }]);
+});
 
 test('what calls under way hold is no leak', { skip: skipWithoutBpf }, async () => {
   await using job = await new Job().startWorkload('polling');

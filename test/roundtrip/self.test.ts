@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
 import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { test } from 'node:test';
-import { findProgram, Job, STASIS, skipUnlessRoot } from './job.js';
+import { findProgram, Job, STASIS, skipUnlessRoot, workload } from './job.js';
 
 /** Programs that have themselves checkpointed, and then tell who they are and how that ended. */
 const SHELL = `
@@ -44,6 +44,7 @@ interface Program {
   readonly command?: string;
   readonly script: string;
   readonly args: readonly string[];
+  readonly container?: boolean;
 }
 
 const PROGRAMS: Readonly<Record<string, Program>> = {
@@ -53,15 +54,18 @@ const PROGRAMS: Readonly<Record<string, Program>> = {
   env: { script: SHELL.replaceAll(STASIS, `nice -n 1 sh -c '"$@"; exit $?' sh ${STASIS}`), args: ['sh'] },
   python3: { script: PYTHON, args: [] },
   'python3 with captured output': { command: 'python3', script: CAPTURED, args: [] },
+  // The init of a pid namespace, in which stasis runs as well.
+  'sh in a container': { command: 'sh', script: SHELL, args: ['-e'], container: true },
   'bash with captured output': { command: 'bash', script: SUBSTITUTED, args: [] },
 };
 
-for (const [name, { command = name, script, args }] of Object.entries(PROGRAMS)) {
+for (const [name, { command = name, script, args, container }] of Object.entries(PROGRAMS)) {
   const skip = skipUnlessRoot || (findProgram(command) === undefined ? `there is no ${command} here` : false);
   test(`${name} has itself checkpointed, and goes on twice`, { skip }, async () => {
     await using job = new Job();
     writeFileSync(job.path('script'), script);
-    job.start(command, [...args, 'script']);
+    if (container) job.start(workload('contain'), [command, ...args, 'script']);
+    else job.start(command, [...args, 'script']);
     assert.equal(await job.end, 0, readFileSync(job.path('err'), 'utf8'));
     const wanted = ['original 0 23'];
     assert.deepEqual(lines(job), wanted);

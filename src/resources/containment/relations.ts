@@ -34,13 +34,13 @@ export const parent: SharedKind = {
   refUsers: { unknown: 'a relation between two tasks, which the kernel does not count' },
 
   collect(table) {
-    const { tasks, inside, root } = table.census;
+    const { tasks, root } = table.census;
     const leaders = new Map(tasks.filter(({ tid, pid }) => tid === pid).map((task) => [task.pid, task]));
     const init = leaders.get(root);
     const space = init?.namespaces.pid?.identity;
     if (init === undefined || space === undefined || !isPidNamespaceInit(root)) return;
     for (const task of leaders.values()) {
-      if (inside.has(task.pid) || task.namespaces.pid?.identity !== space) continue;
+      if (table.sideOf(task.pid) !== 'outside' || task.namespaces.pid?.identity !== space) continue;
       const object = table.object('parent', task.pid, undefined);
       object.crosses = true;
       table.addHolder(object, root, { how: 'is the init of its pid namespace' });
