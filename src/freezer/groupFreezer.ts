@@ -5,7 +5,7 @@ import { type Cgroup, cgroupsOf, processesIn } from '../objects/cgroups.js';
 import { readProcIfAlive } from '../procfs/read.js';
 import { parseStat } from '../procfs/stat.js';
 import { sleepSync } from '../sys/process.js';
-import { Guardian } from './guardian.js';
+import { Guardian } from '../tracee/guardian.js';
 
 /** How a tree is stopped: by ptrace alone, or in its control group first. */
 export type FreezeWay = 'ptrace' | 'cgroup2' | 'cgroup1';
@@ -67,7 +67,7 @@ export class GroupFreezer {
   whileFrozen<T>(work: () => T): T {
     const { control, frozen, thawed, state, isFrozen } = FILES[this.way];
     const path = join(this.directory, control);
-    using _guardian = Guardian.start(path, thawed);
+    using _guardian = Guardian.toWrite(path, thawed);
     try {
       writeFileSync(path, frozen);
       for (let waited = 0; waited < FREEZE_MS; waited += POLL_MS) {

@@ -6,9 +6,9 @@ import { errnoName, errnoText } from '../sys/errno.js';
 import { spawnBare } from '../sys/process.js';
 import { pollfd } from '../sys/structs.js';
 import { systemCallError } from '../sys/syscall.js';
-import { mapFlag, pollEvent, prot, ptraceOption, SIG_BLOCK_ALL, wait } from '../sys/uapi.js';
+import { mapFlag, pollEvent, prot, ptraceOption, SIG_BLOCK_ALL, signal, wait } from '../sys/uapi.js';
 import { type AddressRange, advance, type RemoteAddress } from './address.js';
-import { Assembler, stubCode } from './arch/x86_64/machineCode.js';
+import { Assembler, CALL_CODE_SIZE, stubCode } from './arch/x86_64/machineCode.js';
 import type { RemoteMemory } from './memory.js';
 import { type CodeRunner, RemoteCalls } from './remoteCalls.js';
 import { SCRATCH_CODE_SIZE, type Scratch } from './scratch.js';
@@ -63,14 +63,17 @@ export function stubExecutable(code = stubCode(nr.read, nr.exit_group)): Buffer 
   return file;
 }
 
+/** Leaves the session in which it was started: what ends that is not to end it. */
+const leaveSession = (assembler: Assembler) => assembler.systemCall(nr.setsid, []);
+
 /**
  * Starts a stub that nobody holds, in a session of its own: when its standard input ends, it writes `text` to its
  * standard output. Returns its pid.
  */
-export function spawnGuardian(descriptors: readonly number[], text: string): number {
+export function spawnWriter(descriptors: readonly number[], text: string): number {
   const write = (address: number) =>
     stubCode(nr.read, nr.exit_group, {
-      atStart: (assembler) => assembler.systemCall(nr.setsid, []),
+      atStart: leaveSession,
       atEnd: (assembler) =>
         assembler.systemCall(nr.write, [1n, BigInt(address), BigInt(Buffer.byteLength(text))]),
     });
@@ -78,6 +81,18 @@ export function spawnGuardian(descriptors: readonly number[], text: string): num
   const base = STUB_BASE + ELF_HEADER_SIZE + PROGRAM_HEADER_SIZE;
   const code = write(base + write(base).length);
   return spawnExecutable(stubExecutable(Buffer.concat([code, Buffer.from(text)])), descriptors);
+}
+
+/** As {@link spawnWriter}: when its standard input ends, it kills processes. */
+export function spawnKiller(descriptors: readonly number[], pids: readonly number[]): number {
+  const code = stubCode(nr.read, nr.exit_group, {
+    atStart: leaveSession,
+    atEnd(assembler) {
+      for (const pid of pids) assembler.systemCall(nr.kill, [BigInt(pid), BigInt(signal.SIGKILL)]);
+    },
+    size: 128 + pids.length * CALL_CODE_SIZE,
+  });
+  return spawnExecutable(stubExecutable(code), descriptors);
 }
 
 function spawnExecutable(executable: Buffer, descriptors: readonly number[]): number {

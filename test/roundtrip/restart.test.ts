@@ -274,8 +274,7 @@ test('a restart that fails, or is killed, leaves no process behind', { skip }, a
       await job.until(() => alive().length === 0, `end after ${early} kills: ${left}`);
       job.restoreSnapshot();
     }
-    // The tasks are freed one by one, in some microseconds, which a kill may just hit.
-    assert.ok(partly <= 1, `${partly} kills left a part of the tree`);
+    assert.equal(partly, 0, 'kills that left a part of the tree');
   });
   assert.deepEqual(
     readdirSync('/tmp').filter((name) => name.startsWith(`.${basename(job.image)}`)),

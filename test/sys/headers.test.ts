@@ -32,7 +32,7 @@ function compileAndRun(
       'return 0; }',
     ].join('\n');
     writeFileSync(join(directory, 'probe.c'), source);
-    execFileSync('cc', ['-w', '-o', join(directory, 'probe'), join(directory, 'probe.c')]);
+    execFileSync('cc', ['-w', '-o', join(directory, 'probe'), join(directory, 'probe.c')], { stdio: 'pipe' });
     const output = execFileSync(join(directory, 'probe'), { encoding: 'utf8' });
     return new Map(
       output

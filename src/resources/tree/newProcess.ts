@@ -64,6 +64,11 @@ export class NewProcess {
     this.leader = leader;
   }
 
+  /** As this process sees it. */
+  get pid(): number {
+    return this.leader.tid;
+  }
+
   /**
    * Sets off building its address space. Of a large one a part is written from here, and awaited, meanwhile.
    */

@@ -6,6 +6,7 @@ import type { FileSource, InheritedState } from '../../objects/slice.js';
 import { createPipe } from '../../sys/descriptors.js';
 import { reapTracees, sendSignal, setChildSubreaper, waitFor } from '../../sys/process.js';
 import { fcntl, open, signal, wait } from '../../sys/uapi.js';
+import { Guardian } from '../../tracee/guardian.js';
 import { cString, type RemoteCalls } from '../../tracee/remoteCalls.js';
 import type { LoadedImage } from '../loadImage.js';
 import { MappedObjects, rangesOf } from '../mm/restart.js';
@@ -246,12 +247,20 @@ export class TreeRestart implements Disposable {
   }
 
   /**
-   * Lets the tree run. First all tasks are freed from ending with this process, while none of them runs and
-   * competes with it for a processor: should it be killed after that, all of them go on.
+   * Lets the tree run. First all tasks are freed from ending with this process, one after the other, while none of
+   * them runs: should it be killed before it is through, a guardian ends them; should it be killed after that,
+   * all of them go on.
    */
   release(): void {
-    this.init?.disarm();
-    for (const process of this.processes) process.disarm();
+    const pids = [
+      ...(this.init === undefined ? [] : [this.init.pid]),
+      ...this.processes.map(({ pid }) => pid),
+    ];
+    {
+      using _guardian = Guardian.toKill(pids);
+      this.init?.disarm();
+      for (const process of this.processes) process.disarm();
+    }
     this.released = true;
     this.init?.release();
     for (const process of this.processes) process.release();

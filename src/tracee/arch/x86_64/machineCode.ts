@@ -148,11 +148,17 @@ export const CALL_CODE_SIZE = 6 * 13 + 5 + 2 + 10 + 12;
 export interface StubCalls {
   readonly atStart?: (assembler: Assembler) => void;
   readonly atEnd?: (assembler: Assembler) => void;
+  /** Bytes that this takes at most. */
+  readonly size?: number;
 }
 
 /** The code of a stub that waits in read(0) and exits when that returns anything but EINTR. */
-export function stubCode(nrRead: number, nrExitGroup: number, { atStart, atEnd }: StubCalls = {}): Buffer {
-  const assembler = new Assembler(Buffer.alloc(256));
+export function stubCode(
+  nrRead: number,
+  nrExitGroup: number,
+  { atStart, atEnd, size = 128 }: StubCalls = {},
+): Buffer {
+  const assembler = new Assembler(Buffer.alloc(128 + size));
   atStart?.(assembler);
   const start = assembler.length;
   assembler.moveImmediate('rdi', 0n).moveImmediate('rdx', 1n);
