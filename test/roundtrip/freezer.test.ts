@@ -18,7 +18,7 @@ const KILLS = 12;
 const SIGKILL = 9;
 
 /** A control group of a test's own. */
-class TestGroup implements Disposable {
+class TestGroup implements AsyncDisposable {
   readonly directory: string;
 
   constructor(
@@ -47,8 +47,17 @@ class TestGroup implements Disposable {
     return readFileSync(join(this.directory, name), 'latin1').trim();
   }
 
-  [Symbol.dispose](): void {
-    rmdirSync(this.directory);
+  /** Removes it. Tasks leave it some time after whoever waited for them was told of their end. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    for (let attempt = 0; ; attempt++) {
+      try {
+        rmdirSync(this.directory);
+        return;
+      } catch (error) {
+        if ((error as NodeJS.ErrnoException).code !== 'EBUSY' || attempt === 500) throw error;
+        await sleep(10);
+      }
+    }
   }
 }
 
@@ -67,11 +76,6 @@ function skipWithout(way: FreezeWay): string | false {
   return false;
 }
 
-/** The directory of a group goes when the last of its tasks are gone. */
-async function emptied(group: TestGroup): Promise<void> {
-  for (let attempt = 0; group.read('cgroup.procs') !== '' && attempt < 500; attempt++) await sleep(10);
-}
-
 test('a fork storm is caught complete by ptrace alone', { skip: skipUnlessRoot }, async () => {
   await using job = await new Job().startWorkload('storm', [String(STORM)]);
   await catchStorm(job, 'ptrace');
@@ -81,83 +85,65 @@ for (const way of ['cgroup2', 'cgroup1'] as const) {
   const skip = skipWithout(way);
 
   test(`a fork storm is caught complete in a ${way} of its own`, { skip }, async () => {
-    using group = new TestGroup(way);
-    {
-      await using job = await new Job().startWorkload('storm', [String(STORM)]);
-      group.add(job.pid);
-      await catchStorm(job, way);
-      assert.equal(group.isFrozen, false);
-    }
-    await emptied(group);
+    await using group = new TestGroup(way);
+    await using job = await new Job().startWorkload('storm', [String(STORM)]);
+    group.add(job.pid);
+    await catchStorm(job, way);
+    assert.equal(group.isFrozen, false);
   });
 
   test(`a ${way} with others in it is not frozen`, { skip }, async () => {
-    using group = new TestGroup(way);
-    {
-      await using job = await new Job().startWorkload('eventfds');
-      await using other = await new Job().startWorkload('eventfds');
-      group.add(job.pid);
-      group.add(other.pid);
-      const { freezer } = await checkpoint(job.pid, { output: job.image });
-      assert.equal(freezer, 'ptrace');
-    }
-    await emptied(group);
+    await using group = new TestGroup(way);
+    await using job = await new Job().startWorkload('eventfds');
+    await using other = await new Job().startWorkload('eventfds');
+    group.add(job.pid);
+    group.add(other.pid);
+    const { freezer } = await checkpoint(job.pid, { output: job.image });
+    assert.equal(freezer, 'ptrace');
   });
 
   test(`a ${way} that is frozen is named, with how to thaw it`, { skip }, async () => {
-    using group = new TestGroup(way);
-    {
-      await using job = await new Job().startWorkload('eventfds');
-      group.add(job.pid);
-      group.isFrozen = true;
-      await assert.rejects(
-        checkpoint(job.pid, { output: job.image }),
-        (error: Error & { advice?: string }) => {
-          assert.match(error.message, /is in a frozen control group/);
-          assert.ok(error.advice?.includes(group.directory), error.advice);
-          return true;
-        },
-      );
-      group.isFrozen = false;
-    }
-    await emptied(group);
+    await using group = new TestGroup(way);
+    await using job = await new Job().startWorkload('eventfds');
+    group.add(job.pid);
+    group.isFrozen = true;
+    await assert.rejects(checkpoint(job.pid, { output: job.image }), (error: Error & { advice?: string }) => {
+      assert.match(error.message, /is in a frozen control group/);
+      assert.ok(error.advice?.includes(group.directory), error.advice);
+      return true;
+    });
+    group.isFrozen = false;
   });
 
   test(`a ${way} is thawed when whoever has frozen it is killed at once`, { skip }, async (context) => {
-    using group = new TestGroup(way);
-    {
-      await using job = await new Job().startWorkload('eventfds');
-      group.add(job.pid);
-      const freezing = spawn(process.execPath, ['--input-type=module', '-e', freezeForever(job.pid, way)], {
-        stdio: 'ignore',
-      });
-      await job.until(() => group.isFrozen, 'freeze');
-      const killedAt = performance.now();
-      freezing.kill('SIGKILL');
-      await job.until(() => !group.isFrozen, 'thaw');
-      context.diagnostic(`thawed ${(performance.now() - killedAt).toFixed(1)} ms after the kill`);
-      job.stop();
-      assert.equal(await job.result(), 'PASS');
-    }
-    await emptied(group);
+    await using group = new TestGroup(way);
+    await using job = await new Job().startWorkload('eventfds');
+    group.add(job.pid);
+    const freezing = spawn(process.execPath, ['--input-type=module', '-e', freezeForever(job.pid, way)], {
+      stdio: 'ignore',
+    });
+    await job.until(() => group.isFrozen, 'freeze');
+    const killedAt = performance.now();
+    freezing.kill('SIGKILL');
+    await job.until(() => !group.isFrozen, 'thaw');
+    context.diagnostic(`thawed ${(performance.now() - killedAt).toFixed(1)} ms after the kill`);
+    job.stop();
+    assert.equal(await job.result(), 'PASS');
   });
 
   test(`a killed stasis leaves no ${way} frozen`, { skip }, async () => {
-    using group = new TestGroup(way);
-    {
-      await using job = await new Job().startWorkload('survivor');
-      for (const tid of threadsOf(job.pid))
-        if (listTree(job.pid).some(({ pid }) => pid === tid)) group.add(tid);
-      const took = await killAfter(job, Number.POSITIVE_INFINITY);
-      for (let kill = 0; kill < KILLS; kill++) {
-        await killAfter(job, took * (0.4 + Math.random() * 0.5));
-        await job.until(() => !group.isFrozen, 'thaw');
-      }
-      assert.deepEqual(await job.leftovers(), []);
-      job.stop();
-      assert.equal(await job.result(), 'PASS');
+    await using group = new TestGroup(way);
+    await using job = await new Job().startWorkload('survivor');
+    for (const tid of threadsOf(job.pid))
+      if (listTree(job.pid).some(({ pid }) => pid === tid)) group.add(tid);
+    const took = await killAfter(job, Number.POSITIVE_INFINITY);
+    for (let kill = 0; kill < KILLS; kill++) {
+      await killAfter(job, took * (0.4 + Math.random() * 0.5));
+      await job.until(() => !group.isFrozen, 'thaw');
     }
-    await emptied(group);
+    assert.deepEqual(await job.leftovers(), []);
+    job.stop();
+    assert.equal(await job.result(), 'PASS');
   });
 
   test(`membership of a ${way} is restored, and its group made again`, { skip }, async () => {
@@ -167,16 +153,14 @@ for (const way of ['cgroup2', 'cgroup1'] as const) {
     group.add(job.pid);
     await checkpoint(job.pid, { output: job.image, kill: true });
     await job.end;
-    await emptied(group);
-    group[Symbol.dispose]();
+    await group[Symbol.asyncDispose]();
     const report = await restart({ input: job.image });
     assert.deepEqual(report.warnings, []);
     assert.ok(cgroupsOf(report.pid).some((membership) => membership.path === path));
     job.stop();
     assert.equal(await job.result(), 'PASS');
     await report.wait();
-    await emptied(group);
-    group[Symbol.dispose]();
+    await group[Symbol.asyncDispose]();
   });
 }
 

@@ -119,10 +119,15 @@ export class Job implements AsyncDisposable {
     writeFileSync(this.path('stop'), '');
   }
 
-  /** Waits until a workload has told its result. */
+  /** Waits until a workload has told its result. A copy of it may be about to tell it again. */
   async result(): Promise<string> {
-    await this.until(() => existsSync(this.path('result')) && this.read('result') !== '', 'result');
-    return this.read('result');
+    let result = '';
+    const isTold = (): boolean => {
+      if (existsSync(this.path('result'))) result = this.read('result');
+      return result !== '';
+    };
+    await this.until(isTold, 'result');
+    return result;
   }
 
   async until(condition: () => boolean, what: string): Promise<void> {
