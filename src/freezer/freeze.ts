@@ -255,6 +255,7 @@ export class FrozenTree implements Disposable {
     for (let stop = tracee.tryWait(); stop !== undefined; stop = tracee.tryWait()) {
       if (isEventStop(stop) && stop.kind === 'event') {
         if (stop.signal !== signal.SIGTRAP) this.stopSignals.set(tracee.tid, stop.signal);
+        else tracee.resumeEndlessWait();
         return true;
       }
       // A child of vfork(2) that was let go on has its own memory now, and its parent stops.

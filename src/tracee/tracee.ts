@@ -5,7 +5,7 @@ import { waitFor } from '../sys/process.js';
 import { iovec, peekSiginfoArgs, rseqConfiguration, seccompMetadata } from '../sys/structs.js';
 import { addressOf, check, trySyscall } from '../sys/syscall.js';
 import { PTRACE_PEEKSIGINFO_SHARED, ptraceEvent, ptraceRequest, regset, wait } from '../sys/uapi.js';
-import { GENERAL_REGISTERS_SIZE, Registers } from './arch/x86_64/registers.js';
+import { GENERAL_REGISTERS_SIZE, Registers, resumeEndlessWait } from './arch/x86_64/registers.js';
 
 /** What wait4(2) reported of a tracee. */
 export type Stop =
@@ -110,6 +110,13 @@ export class Tracee {
 
   setRegisters(registers: Registers): void {
     this.registerSet(ptraceRequest.PTRACE_SETREGSET, regset.NT_PRSTATUS, registers.bytes);
+  }
+
+  /** Lets a stopped thread wait on where the kernel would end its wait for our sake. See {@link resumeEndlessWait}. */
+  resumeEndlessWait(): void {
+    const registers = this.tryGetRegisters();
+    const resumed = registers === undefined ? undefined : resumeEndlessWait(registers);
+    if (resumed !== undefined) this.setRegisters(resumed);
   }
 
   /** The extended state (x87, SSE, AVX, …) in the kernel's XSAVE format. */

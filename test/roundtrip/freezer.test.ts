@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { existsSync, mkdirSync, readFileSync, rmdirSync, writeFileSync } from 'node:fs';
+import { constants } from 'node:os';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { checkpoint } from '../../src/checkpoint.js';
@@ -15,7 +16,6 @@ import { Job, STASIS, skipUnlessRoot, sleep, threadsOf } from './job.js';
 
 const STORM = 1000;
 const KILLS = 12;
-const SIGKILL = 9;
 
 /** A control group of a test's own. */
 class TestGroup implements AsyncDisposable {
@@ -164,6 +164,30 @@ for (const way of ['cgroup2', 'cgroup1'] as const) {
   });
 }
 
+test('no wait without a timeout ends because of a freeze', { skip: skipUnlessRoot }, async () => {
+  await using job = await new Job().startWorkload('endless', ['outliving']);
+  for (let i = 0; i < 20; i++) {
+    using frozen = new FrozenTree(job.pid, { timeoutMs: 5000 }).freeze();
+    assert.equal(frozen.processes.length, 1);
+    await sleep(3);
+  }
+  assert.deepEqual(await job.leftovers(), []);
+  job.stop();
+  assert.equal(await job.result(), 'PASS');
+});
+
+test('a handler ends a wait also when its signal came while it was held', {
+  skip: skipUnlessRoot,
+}, async () => {
+  await using job = await new Job().startWorkload('endless', ['outliving']);
+  {
+    using _frozen = new FrozenTree(job.pid, { timeoutMs: 5000 }).freeze();
+    sendSignal(job.pid, constants.signals.SIGUSR1);
+    await sleep(20);
+  }
+  assert.match(await job.result(), / returned, with error 4$/);
+});
+
 test('a task that can not be interrupted is named, and everything goes on', {
   skip: skipUnlessRoot,
 }, async () => {
@@ -190,7 +214,7 @@ test('a child that ends while it is held is not taken from whoever waits for it'
       await using job = await new Job().startWorkload(name);
       {
         using _frozen = new FrozenTree(job.pid, { timeoutMs: 5000 }).freeze();
-        sendSignal(job.pid, SIGKILL);
+        sendSignal(job.pid, constants.signals.SIGKILL);
         await sleep(5);
       }
       assert.equal(await job.end, 'SIGKILL');

@@ -10,6 +10,7 @@ import {
   isInterruptedSyscall,
   Registers,
   resolveInterruptedSyscall,
+  resumeEndlessWait,
 } from '../../src/tracee/arch/x86_64/registers.js';
 import { decodeStatus } from '../../src/tracee/tracee.js';
 
@@ -51,6 +52,34 @@ test('a finished call, and a task in user space, stay as they are', () => {
     assert.equal(resolved.get('rip'), registers.get('rip'));
     assert.equal(resolved.get('rax'), registers.get('rax'));
   }
+});
+
+test('a wait without a timeout goes on, one with a timeout is interrupted', () => {
+  const EINTR = -4n;
+  const endless = [
+    inSyscall(65n, EINTR),
+    inSyscall(232n, EINTR).set('r10', 0xffff_ffffn),
+    inSyscall(281n, EINTR).set('r10', -1n),
+    inSyscall(441n, EINTR),
+    inSyscall(220n, EINTR),
+    inSyscall(128n, EINTR),
+    inSyscall(208n, EINTR),
+    inSyscall(426n, EINTR).set('r10', 1n),
+  ];
+  for (const registers of endless) {
+    assert.equal(resumeEndlessWait(registers)?.result, ERESTARTNOHAND);
+    assert.equal(resumeEndlessWait(registers.clone().set('rax', 0n)), undefined);
+    assert.equal(resumeEndlessWait(registers.clone().set('orig_rax', -1n)), undefined);
+  }
+  const limited = [
+    inSyscall(232n, EINTR).set('r10', 60n),
+    inSyscall(441n, EINTR).set('r10', 0x1000n),
+    inSyscall(128n, EINTR).set('rdx', 0x1000n),
+    inSyscall(208n, EINTR).set('r8', 0x1000n),
+    inSyscall(426n, EINTR).set('r10', 9n),
+    inSyscall(0n, EINTR),
+  ];
+  for (const registers of limited) assert.equal(resumeEndlessWait(registers), undefined);
 });
 
 test('status words of wait4', () => {

@@ -1,7 +1,7 @@
 import { InternalError } from '../../errors.js';
 import { syscallNumbers } from './x86_64.js';
 
-export { fileCalls } from './x86_64.js';
+export { fileCalls, neverRestartedCalls } from './x86_64.js';
 
 export type SyscallName = keyof typeof syscallNumbers;
 

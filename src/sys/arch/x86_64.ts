@@ -98,6 +98,18 @@ export const syscallNumbers = {
   sched_yield: 24,
 } as const;
 
+/** Calls that end with EINTR whenever the task is woken, even by a signal that has no handler. Source: signal(7). */
+export const neverRestartedCalls = {
+  semop: 65,
+  rt_sigtimedwait: 128,
+  io_getevents: 208,
+  semtimedop: 220,
+  epoll_wait: 232,
+  epoll_pwait: 281,
+  io_uring_enter: 426,
+  epoll_pwait2: 441,
+} as const;
+
 /** Calls by whose arguments the open files are known that they hold while they wait. */
 export const fileCalls = {
   poll: 7,

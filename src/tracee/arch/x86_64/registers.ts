@@ -1,3 +1,5 @@
+import { neverRestartedCalls } from '../../../sys/arch/x86_64.js';
+
 /** The order of `struct user_regs_struct` (sys/user.h), eight bytes each. */
 const ORDER = [
   'r15',
@@ -71,6 +73,10 @@ export const ERESTARTNOINTR = -513n;
 export const ERESTARTNOHAND = -514n;
 export const ERESTART_RESTARTBLOCK = -516n;
 
+/** Not in a register: what a task gets to see. */
+const EINTR = 4n;
+const IORING_ENTER_EXT_ARG = 8n;
+
 const SYSCALL_INSTRUCTION_SIZE = 2n;
 const NR_RESTART_SYSCALL = 219n;
 
@@ -84,6 +90,38 @@ export function isInterruptedSyscall(registers: Registers): boolean {
     result === ERESTARTNOHAND ||
     result === ERESTART_RESTARTBLOCK
   );
+}
+
+/**
+ * The registers with which a wait without a timeout goes on that would end with EINTR, although no handler of the
+ * program has run: as if the kernel treated it like pause(2), which it ends for a handler alone. Undefined for all
+ * others: of a wait with a timeout nobody knows what remains.
+ */
+export function resumeEndlessWait(registers: Registers): Registers | undefined {
+  if (registers.result !== -EINTR || !isEndlessWait(registers)) return undefined;
+  return registers.clone().set('rax', ERESTARTNOHAND);
+}
+
+function isEndlessWait(registers: Registers): boolean {
+  switch (Number(BigInt.asIntN(64, registers.get('orig_rax')))) {
+    case neverRestartedCalls.semop:
+      return true;
+    case neverRestartedCalls.epoll_wait:
+    case neverRestartedCalls.epoll_pwait:
+      return BigInt.asIntN(32, registers.get('r10')) < 0n;
+    case neverRestartedCalls.epoll_pwait2:
+    case neverRestartedCalls.semtimedop:
+      return registers.get('r10') === 0n;
+    case neverRestartedCalls.rt_sigtimedwait:
+      return registers.get('rdx') === 0n;
+    case neverRestartedCalls.io_getevents:
+      return registers.get('r8') === 0n;
+    case neverRestartedCalls.io_uring_enter:
+      // Otherwise a structure has the timeout.
+      return (registers.get('r10') & IORING_ENTER_EXT_ARG) === 0n;
+    default:
+      return false;
+  }
 }
 
 /** Whether the call that is issued again goes on with what its restart block has. */
