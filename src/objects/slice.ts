@@ -30,6 +30,8 @@ export interface FileCheckpoint {
   readonly writer: ImageWriter;
   /** Lets `use` work with a copy of the descriptor in this process; it is closed afterwards. */
   borrow<T>(file: OpenFile, use: (fd: number) => T): T;
+  /** All open files of the tree. */
+  readonly files: readonly OpenFile[];
   /** All open files of the tree whose link in `/proc/PID/fd` is the same. */
   sameLink(file: OpenFile): readonly OpenFile[];
   /**
@@ -66,10 +68,31 @@ export interface FileRestart {
   external(key: string, slot: number): number;
 }
 
+/** The files that the helper process has opened, by their objrefs. */
+export interface OpenedFiles {
+  /** The helper's descriptor for a file that is to be in a slot. */
+  descriptorOf(file: number, slot: number): number;
+  describe(file: number): string;
+}
+
+/** What a slice may use to connect a file with others, in the helper process, when all are open. */
+export interface FileConnection extends OpenedFiles {
+  readonly calls: RemoteCalls;
+}
+
+/** A field of a message that has the objref of an open file. */
+export interface FileReference {
+  readonly field: string;
+  readonly file: number;
+}
+
 /** A file read from an image. */
 export interface LoadedFile {
   readonly kind: string;
   readonly objref: number;
+  readonly references: readonly FileReference[];
+  /** Where in the image its message begins. */
+  readonly offset: number;
   /** In words, for inspect and messages. */
   readonly description: string;
   /** The message, for `inspect --json`. */
@@ -77,6 +100,8 @@ export interface LoadedFile {
   verify(context: VerifyContext): Obstacle[];
   /** Queues the calls that open it; returns its descriptor in the helper, or one for each slot. */
   restart(context: FileRestart): FileSource;
+  /** Queues the calls that connect it, a descriptor of the helper, with the files that it refers to. */
+  connect(descriptor: number, context: FileConnection): void;
 }
 
 /** Where the slots of a file come from: one descriptor in the helper, or one that depends on the slot. */
@@ -92,9 +117,15 @@ export interface FileSlice<Desc extends DescMessage> {
   claims(file: OpenFile, context: FileCheckpoint): boolean;
   refuse?(file: OpenFile, context: FileCheckpoint): Refusal | undefined;
   checkpoint(file: OpenFile, context: FileCheckpoint): MessageInitShape<Desc>;
+  /** Checks what the message's type can't say. */
+  validate?(message: MessageShape<Desc>): FieldProblem | undefined;
+  /** The files that it refers to: the loader sees that they are there. */
+  references?(message: MessageShape<Desc>): readonly FileReference[];
   describe(message: MessageShape<Desc>): string;
   verify?(message: MessageShape<Desc>, context: VerifyContext, objref: number): Obstacle[];
   restart(message: MessageShape<Desc>, context: FileRestart): FileSource;
+  /** What can only be done when the files are there that it refers to. */
+  connect?(message: MessageShape<Desc>, descriptor: number, context: FileConnection): void;
 }
 
 /** A slice as the framework sees it: the type of its message is its own affair. */
@@ -119,17 +150,39 @@ export function fileKind<Desc extends DescMessage>(slice: FileSlice<Desc>): File
       context.writer.record(slice.recordType, file.object.objref, slice.schema, message);
     },
     load(record) {
-      const message = decodePayload(record, slice.schema, `${slice.kind}[${record.objref}]`);
+      const message = loadMessage(record, slice);
       return {
         kind: slice.kind,
         objref: record.objref,
+        references: slice.references?.(message) ?? [],
+        offset: record.payloadOffset,
         description: slice.describe(message),
         message,
         verify: (context) => slice.verify?.(message, context, record.objref) ?? [],
         restart: (context) => slice.restart(message, context),
+        connect: (descriptor, context) => slice.connect?.(message, descriptor, context),
       };
     },
   };
+}
+
+/** A record's message, checked. Throws ImageError. */
+function loadMessage<Desc extends DescMessage>(
+  record: ImageRecord,
+  { kind, schema, validate }: MessageSlice<Desc>,
+): MessageShape<Desc> {
+  const name = `${kind}[${record.objref}]`;
+  const message = decodePayload(record, schema, name);
+  const problem = validate?.(message);
+  if (problem === undefined) return message;
+  throw new ImageError(record.payloadOffset, `${name}.${problem.field}`, problem.problem);
+}
+
+/** What slices of files and of tasks have in common. */
+interface MessageSlice<Desc extends DescMessage> {
+  readonly kind: string;
+  readonly schema: Desc;
+  validate?(message: MessageShape<Desc>): FieldProblem | undefined;
 }
 
 /** What a task slice may use at restart. */
@@ -228,12 +281,7 @@ export function taskKind<Desc extends DescMessage, Scope extends 'process' | 'th
       };
     },
     load(record) {
-      const name = `${slice.kind}[${record.objref}]`;
-      const message = decodePayload(record, slice.schema, name);
-      const problem = slice.validate?.(message);
-      if (problem !== undefined) {
-        throw new ImageError(record.payloadOffset, `${name}.${problem.field}`, problem.problem);
-      }
+      const message = loadMessage(record, slice);
       return {
         kind: slice.kind,
         message,

@@ -2,6 +2,7 @@ import { type FilesStruct, FilesStructSchema } from '../image/generated/files_st
 import { decodePayload, type ImageRecord } from '../image/reader.js';
 import type { ImageWriter } from '../image/writer.js';
 import type { FrozenProcess } from '../objects/frozenProcess.js';
+import type { OpenedFiles } from '../objects/slice.js';
 import { fcntl, open } from '../sys/uapi.js';
 import type { RemoteCalls, RemoteResult } from '../tracee/remoteCalls.js';
 import { lockMessage, takeLock } from './fileLock.js';
@@ -42,14 +43,11 @@ export function loadFilesStruct(record: ImageRecord): FilesStruct {
 }
 
 /** What the table of a new task is filled from. */
-export interface FilesSource {
+export interface FilesSource extends OpenedFiles {
   /** In the task: a pidfd of the helper that has the files open. */
   readonly helper: number;
   /** Numbers that are not free while the table is filled. */
   readonly reserved: readonly number[];
-  /** The helper's descriptor for a file in a slot. */
-  descriptorOf(file: number, slot: number): number;
-  describe(file: number): string;
 }
 
 /** Queues the calls that fill a table in which only the reserved numbers are taken. */

@@ -4,6 +4,7 @@ import { cgroups } from './cgroups.js';
 import { characterDevice } from './characterDevice.js';
 import { credentials } from './credentials.js';
 import { directory } from './directory.js';
+import { epoll } from './epoll.js';
 import { eventfd } from './eventfd.js';
 import { external } from './external.js';
 import { fs } from './fs.js';
@@ -32,6 +33,7 @@ export const fileKinds: readonly FileKind[] = [
   pipe,
   external,
   eventfd,
+  epoll,
 ];
 
 /** Structures that processes may share: each is in the image once, under an objref of its own. */

@@ -20,7 +20,7 @@ import {
 } from '../image/generated/process_pb.js';
 import { decodePayload, type ImageRecord, readRecords } from '../image/reader.js';
 import type { LoadedFile, LoadedState } from '../objects/slice.js';
-import { NSIG, PAGE_SIZE } from '../sys/uapi.js';
+import { MAX_DESCRIPTOR, NSIG, PAGE_SIZE } from '../sys/uapi.js';
 import { GENERAL_REGISTERS_SIZE } from '../tracee/arch/x86_64/registers.js';
 import { FILES_STRUCT_RECORD, loadFilesStruct } from './filesStruct.js';
 import { fileKinds, processKinds, seccompKind, structureKinds, threadKinds } from './index.js';
@@ -83,7 +83,6 @@ const taskKindByType = new Map(
 );
 const fileKindByType = new Map(fileKinds.map((kind) => [kind.recordType, kind]));
 const LAST_ADDRESS = 0x7fff_ffff_f000n;
-const MAX_DESCRIPTOR = 0x4000_0000;
 
 class Loader {
   private readonly states = new Map<number, LoadedState[]>();
@@ -112,6 +111,7 @@ class Loader {
     }
     for (const { record, message } of this.spaces.values()) this.checkSpace(record, message);
     for (const [objref, table] of this.tables) this.checkTable(objref, table);
+    for (const file of this.files.values()) this.checkReferences(file);
     for (const [objref, { size: bytes }] of this.sharedMemory) this.checkSharedPages(objref, bytes);
     return {
       header,
@@ -280,6 +280,14 @@ class Loader {
         if (run.start + BigInt(run.pages) * BigInt(PAGE_SIZE) > size + BigInt(PAGE_SIZE - 1)) {
           throw new ImageError(offset, `sharedMemory[${objref}].pagemap`, `pages beyond its ${size} bytes`);
         }
+      }
+    }
+  }
+
+  private checkReferences({ kind, objref, references, offset }: LoadedFile): void {
+    for (const { field, file } of references) {
+      if (!this.files.has(file)) {
+        throw new ImageError(offset, `${kind}[${objref}].${field}`, `there is no open file ${file}`);
       }
     }
   }

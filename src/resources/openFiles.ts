@@ -132,6 +132,7 @@ export class OpenFiles implements Disposable {
           closeSync(fd);
         }
       },
+      files: this.files,
       sameLink: (file) => this.byLink.get(file.descriptor.link) ?? [],
       endsWithStasis: ({ descriptor: { link } }) => isHeldByUsAlone(link, this.pids),
       isAcceptedLeak: (file) =>

@@ -2,9 +2,9 @@ import { closeSync } from 'node:fs';
 import koffi from 'koffi';
 import { nr } from './arch/index.js';
 import { tryReadLink } from './files.js';
-import { kernelSigaction, pollfd } from './structs.js';
+import { kcmpEpollSlot, kernelSigaction, pollfd } from './structs.js';
 import { addressOf, check, syscallInBackground, systemCallError, trySyscall } from './syscall.js';
-import { pollEvent, prctl, signal, wait } from './uapi.js';
+import { kcmpType, pollEvent, prctl, signal, wait } from './uapi.js';
 
 const libc = koffi.load('libc.so.6');
 const posixSpawn = libc.func(
@@ -160,6 +160,25 @@ export function kcmp(pid: number, otherPid: number, type: number, fd = 0, otherF
     trySyscall(nr.kcmp, pid, otherPid, type, fd, otherFd),
     'kcmp',
     `pids ${pid} and ${otherPid}, type ${type}`,
+  );
+}
+
+/** A file that was added to an epoll set: the set's descriptor, the number that the file had, and which of those. */
+export interface EpollSlot {
+  readonly set: number;
+  readonly target: number;
+  /** From 0, where several files were added by that number. */
+  readonly ordinal: number;
+}
+
+/** As {@link kcmp}, for a task's open file and one that another task's epoll set watches. */
+export function kcmpEpollTarget(pid: number, fd: number, otherPid: number, slot: EpollSlot): number {
+  const { set, target, ordinal } = slot;
+  const argument = kcmpEpollSlot.encode({ efd: set, tfd: target, toff: ordinal });
+  return check(
+    trySyscall(nr.kcmp, pid, otherPid, kcmpType.KCMP_EPOLL_TFD, fd, argument),
+    'kcmp',
+    `descriptor ${fd} of ${pid}, and ${target} in the epoll set ${set} of ${otherPid}`,
   );
 }
 

@@ -27,21 +27,22 @@ export interface Struct<Fields extends Record<string, FieldType>> {
   decode(buffer: Buffer, at?: number): StructValue<Fields>;
 }
 
-/** Describes a C structure by its fields in order. */
+/** Describes a C structure by its fields in order; one that is packed has no padding. */
 export function struct<const Fields extends Record<string, FieldType>>(
   cName: string,
   header: string,
   fields: Fields,
+  packed = false,
 ): Struct<Fields> {
   const layout: [name: keyof Fields & string, type: FieldType, offset: number][] = [];
   let end = 0;
   let alignment = 1;
   for (const [name, type] of Object.entries(fields)) {
     const size = SIZES[type];
-    end = Math.ceil(end / size) * size;
+    if (!packed) end = Math.ceil(end / size) * size;
     layout.push([name, type, end]);
     end += size;
-    alignment = Math.max(alignment, size);
+    if (!packed) alignment = Math.max(alignment, size);
   }
   const size = Math.ceil(end / alignment) * alignment;
   return {

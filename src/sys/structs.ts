@@ -168,3 +168,13 @@ export const schedAttr = struct('struct sched_attr', 'linux/sched/types.h', {
   sched_deadline: 'u64',
   sched_period: 'u64',
 });
+
+/** epoll_ctl(2); packed on x86_64 alone. */
+export const epollEvent = struct('struct epoll_event', 'sys/epoll.h', { events: 'u32', data: 'u64' }, true);
+
+/** kcmp(2), KCMP_EPOLL_TFD. */
+export const kcmpEpollSlot = struct('struct kcmp_epoll_slot', 'linux/kcmp.h', {
+  efd: 'u32',
+  tfd: 'u32',
+  toff: 'u32',
+});

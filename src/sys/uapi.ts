@@ -74,6 +74,7 @@ export const open = {
 export const O_LARGEFILE = 0o100000;
 
 export const fcntl = {
+  F_DUPFD_CLOEXEC: 1030,
   F_GETFD: 1,
   F_SETFD: 2,
   F_GETFL: 3,
@@ -158,6 +159,28 @@ export const mountFlag = {
   MS_RELATIME: 1 << 21,
 } as const;
 
+/** sys/epoll.h */
+export const epollControl = {
+  EPOLL_CTL_ADD: 1,
+  EPOLL_CTL_MOD: 3,
+} as const;
+
+/** sys/epoll.h */
+export const epollEvents = {
+  EPOLLIN: 0x1,
+  EPOLLPRI: 0x2,
+  EPOLLOUT: 0x4,
+  EPOLLRDNORM: 0x40,
+  EPOLLRDBAND: 0x80,
+  EPOLLWRNORM: 0x100,
+  EPOLLWRBAND: 0x200,
+  EPOLLRDHUP: 0x2000,
+  EPOLLEXCLUSIVE: 2 ** 28,
+  EPOLLWAKEUP: 2 ** 29,
+  EPOLLONESHOT: 2 ** 30,
+  EPOLLET: 2 ** 31,
+} as const;
+
 /** linux/kcmp.h */
 export const kcmpType = {
   KCMP_FILE: 0,
@@ -165,6 +188,7 @@ export const kcmpType = {
   KCMP_FILES: 2,
   KCMP_FS: 3,
   KCMP_SIGHAND: 4,
+  KCMP_EPOLL_TFD: 7,
 } as const;
 
 /** linux/prctl.h */
@@ -275,3 +299,6 @@ export const PF_IO_WORKER = 0x10;
 
 /** Bytes. x86_64 has no other base page size. */
 export const PAGE_SIZE = 4096;
+
+/** No descriptor is larger, whatever `/proc/sys/fs/nr_open` allows. Source: fs/file.c. */
+export const MAX_DESCRIPTOR = 0x4000_0000;

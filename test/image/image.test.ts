@@ -10,6 +10,7 @@ import {
   PAGE_ALIGNMENT,
   recordType,
 } from '../../src/image/format.js';
+import { EpollSchema } from '../../src/image/generated/epoll_pb.js';
 import { HeaderSchema, PagemapSchema } from '../../src/image/generated/image_pb.js';
 import { readRecords } from '../../src/image/reader.js';
 import { ImageWriter } from '../../src/image/writer.js';
@@ -136,6 +137,20 @@ test('records whose checksums fit and whose contents do not are refused by field
         writer.record(recordType.header, 0, HeaderSchema, { architecture: 'x86_64', pageSize: 4096 });
         writer.record(recordType.pagemap, 3, PagemapSchema, { runs: [{ start: 0n, pages: 2 }] });
         void writer.pages(3, 4096, (buffer) => buffer.fill(0));
+      },
+    ],
+    [
+      /epoll\[2\].targets\[1\].file at byte \d+: there is no open file 5/,
+      (writer) => {
+        writer.record(recordType.header, 0, HeaderSchema, { architecture: 'x86_64', pageSize: 4096 });
+        writer.record(70, 2, EpollSchema, { targets: [{ file: 2 }, { file: 5 }] });
+      },
+    ],
+    [
+      /epoll\[2\].targets\[0\].fd at byte \d+: no descriptor is 4294967295/,
+      (writer) => {
+        writer.record(recordType.header, 0, HeaderSchema, { architecture: 'x86_64', pageSize: 4096 });
+        writer.record(70, 2, EpollSchema, { targets: [{ file: 2, fd: 0xffff_ffff }] });
       },
     ],
     [

@@ -102,6 +102,21 @@ test('smaps: ranges out of order are refused', () => {
   assert.throws(() => parseMappings(line('3000', '3000')), ProcFormatError);
 });
 
+test('fdinfo: what an epoll set watches', () => {
+  const { epollTargets } = parseFdinfo(
+    [
+      'pos:\t0',
+      'flags:\t02',
+      'tfd:        4 events: c0000000 data: fedcba9876543210  pos:0 ino:c3 sdev:d',
+      'tfd: 11111111 events:       19 data:                0  pos:-1 ino:20a1 sdev:1000005',
+    ].join('\n'),
+  );
+  assert.deepEqual(epollTargets, [
+    { fd: 4, events: 0xc000_0000, data: 0xfedc_ba98_7654_3210n, inode: 0xc3n },
+    { fd: 11_111_111, events: 0x19, data: 0n, inode: 0x20a1n },
+  ]);
+});
+
 test('fdinfo: locks of all kinds', () => {
   const { locks, flags, position } = parseFdinfo(
     [

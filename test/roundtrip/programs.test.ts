@@ -115,12 +115,16 @@ const GO = `
 package main
 
 import (
+	"bufio"
 	"fmt"
 	"os"
 	"os/signal"
+	"runtime"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"syscall"
+	"time"
 )
 
 func main() {
@@ -132,6 +136,32 @@ func main() {
 			atomic.AddInt64(&told, 1)
 		}
 	}()
+	reader, writer, err := os.Pipe()
+	if err != nil {
+		panic(err)
+	}
+	go func() {
+		for n := 0; n < 200; n++ {
+			time.Sleep(2 * time.Millisecond)
+			fmt.Fprintln(writer, n)
+		}
+		writer.Close()
+	}()
+	lines := make(chan int)
+	go func() {
+		sum := 0
+		for scanner := bufio.NewScanner(reader); scanner.Scan(); {
+			n, _ := strconv.Atoi(scanner.Text())
+			sum += n
+		}
+		lines <- sum
+	}()
+	ticker, ticks := time.NewTicker(5*time.Millisecond), int64(0)
+	go func() {
+		for range ticker.C {
+			atomic.AddInt64(&ticks, 1)
+		}
+	}()
 	sums := make([]uint64, 64)
 	results := make(chan int)
 	var group sync.WaitGroup
@@ -139,8 +169,12 @@ func main() {
 		group.Add(1)
 		go func(g int) {
 			defer group.Done()
+			var words [][]byte
 			for i := uint64(1); i < 9_000_000; i++ {
 				sums[g] = sums[g]*31 + i%uint64(g+7)
+				if i%1000 == 0 {
+					words = append(words, make([]byte, 1000))[len(words)/10:]
+				}
 				if i%3_000_000 == 0 {
 					results <- g
 				}
@@ -157,7 +191,9 @@ func main() {
 	for _, sum := range sums {
 		total ^= sum
 	}
-	fmt.Println(count, total, atomic.LoadInt64(&told) > 0)
+	var memory runtime.MemStats
+	runtime.ReadMemStats(&memory)
+	fmt.Println(count, total, <-lines, atomic.LoadInt64(&told) > 0, atomic.LoadInt64(&ticks) > 10, memory.NumGC > 10)
 }
 `;
 
@@ -234,10 +270,9 @@ const PROGRAMS: Readonly<Record<string, Program>> = {
     runsMs: 600,
     results: ['codes'],
   },
-  // Its timers use epoll, which is not supported yet: without garbage collection it has none.
-  'Go with many goroutines and signals': {
+  'Go with goroutines, garbage, signals, timers and a pipe': {
     needs: ['go'],
-    command: ['env', 'GOGC=off', './program'],
+    command: ['./program'],
     prepare: (directory) => buildGo(directory),
     runsMs: 900,
     results: ['out'],

@@ -9,7 +9,8 @@ import { Job, lastingLeftovers, STASIS, skipUnlessRoot, threadsOf, workload } fr
 /** What the workload `refused` makes, and how the refusal has to name it. */
 const REFUSED: Readonly<Record<string, RegExp>> = {
   socket: /fd \d+: a socket \(socket:\[\d+\]\)/,
-  epoll: /fd \d+: \[eventpoll\]/,
+  epoll:
+    /fd \d+: an epoll set that watches what was added to it as descriptor \d+, which the tree has closed/,
   timerfd: /fd \d+: \[timerfd\]/,
   signalfd: /fd \d+: \[signalfd\]/,
   inotify: /fd \d+: inotify/,

@@ -19,6 +19,8 @@ const WORKLOADS = [
   'identity',
   'locks',
   'eventfds',
+  'epolls',
+  'endless',
   'waiting',
   'zombies',
   'orphans',

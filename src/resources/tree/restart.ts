@@ -2,7 +2,7 @@ import { closeSync } from 'node:fs';
 import { RestartFailedError, RestartRefusedError, StasisError } from '../../errors.js';
 import type { Process } from '../../image/generated/process_pb.js';
 import { readInheritedState } from '../../objects/inherited.js';
-import type { FileSource, InheritedState } from '../../objects/slice.js';
+import type { FileSource, InheritedState, OpenedFiles } from '../../objects/slice.js';
 import { createPipe } from '../../sys/descriptors.js';
 import { reapTracees, sendSignal, setChildSubreaper, waitFor } from '../../sys/process.js';
 import { fcntl, open, signal, wait } from '../../sys/uapi.js';
@@ -42,6 +42,15 @@ export class TreeRestart implements Disposable {
   private readonly created: number[] = [];
   private readonly processes: NewProcess[] = [];
   private readonly sources = new Map<number, FileSource>();
+  private readonly opened: OpenedFiles = {
+    descriptorOf: (file, slot) => {
+      const source = this.sources.get(file);
+      if (source === undefined) throw new RestartFailedError(`the file ${file} was not opened`, {});
+      if (typeof source === 'function') return source(slot);
+      return typeof source === 'number' ? source : source.value;
+    },
+    describe: (file) => this.image.files.get(file)?.description ?? `file ${file}`,
+  };
   /** How many processes have each address space or table of descriptors. */
   private readonly users = new Map<number, number>();
   private helper: Helper | undefined;
@@ -161,6 +170,11 @@ export class TreeRestart implements Disposable {
       this.sources.set(file.objref, source);
     }
     helper.calls.flush();
+    for (const file of this.image.files.values()) {
+      if (file.references.length === 0) continue;
+      file.connect(this.opened.descriptorOf(file.objref, 0), { ...this.opened, calls: helper.calls });
+    }
+    helper.calls.flush();
   }
 
   /** Builds every address space. */
@@ -210,8 +224,7 @@ export class TreeRestart implements Disposable {
       process.fillFiles({
         helper: this.reserved.helper,
         reserved: [this.reserved.helper, this.reserved.image],
-        descriptorOf: (file, slot) => this.helperDescriptor(file, slot),
-        describe: (file) => this.image.files.get(file)?.description ?? `file ${file}`,
+        ...this.opened,
       });
       process.closeReserved();
     }
@@ -300,13 +313,6 @@ export class TreeRestart implements Disposable {
 
   private isShared(objref: number): boolean {
     return (this.users.get(objref) ?? 0) > 1;
-  }
-
-  private helperDescriptor(file: number, slot: number): number {
-    const source = this.sources.get(file);
-    if (source === undefined) throw new RestartFailedError(`the file ${file} was not opened`, {});
-    if (typeof source === 'function') return source(slot);
-    return typeof source === 'number' ? source : source.value;
   }
 
   /** The processor must have the same extended state as the one on which the image was made. */

@@ -4,6 +4,7 @@
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <sys/epoll.h>
+#include <sys/eventfd.h>
 #include <sys/inotify.h>
 #include <sys/ipc.h>
 #include <sys/prctl.h>
@@ -37,10 +38,28 @@ __attribute__((noreturn)) static void *go_apart(void *argument) {
 
 __attribute__((noreturn)) static void *wait_in_thread(void *argument) { wait_here(argument); }
 
+static void send_descriptor(int through, int fd) {
+  char control[CMSG_SPACE(sizeof fd)] = {0};
+  struct iovec data = {.iov_base = "x", .iov_len = 1};
+  struct msghdr message = {
+      .msg_iov = &data, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof control};
+  *CMSG_FIRSTHDR(&message) =
+      (struct cmsghdr){.cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS, .cmsg_len = CMSG_LEN(sizeof fd)};
+  memcpy(CMSG_DATA(CMSG_FIRSTHDR(&message)), &fd, sizeof fd);
+  MUST(sendmsg(through, &message, 0));
+}
+
 static void make(const char *what) {
   int ends[2];
   if (!strcmp(what, "socket")) MUST(socketpair(AF_UNIX, SOCK_STREAM, 0, ends));
-  else if (!strcmp(what, "epoll")) MUST(epoll_create1(0));
+  else if (!strcmp(what, "epoll")) {
+    // What it watches is nowhere but in a message on its way.
+    MUST(socketpair(AF_UNIX, SOCK_STREAM, 0, ends));
+    int watched = MUST(eventfd(0, 0)), set = MUST(epoll_create1(0));
+    MUST(epoll_ctl(set, EPOLL_CTL_ADD, watched, &(struct epoll_event){.events = EPOLLIN}));
+    send_descriptor(ends[0], watched);
+    MUST(close(watched));
+  }
   else if (!strcmp(what, "timerfd")) MUST(timerfd_create(CLOCK_MONOTONIC, 0));
   else if (!strcmp(what, "signalfd")) MUST(signalfd(-1, &(sigset_t){0}, 0));
   else if (!strcmp(what, "inotify")) MUST(inotify_init());
