@@ -20,7 +20,6 @@ export interface ProcEpollTarget {
   /** EPOLL… bits. */
   readonly events: number;
   readonly data: bigint;
-  readonly inode: bigint;
 }
 
 /** A file lock, as the `lock:` lines and `/proc/locks` have it (proc_locks(5)). */
@@ -36,7 +35,7 @@ export interface ProcLock {
 }
 
 const EPOLL_TARGET =
-  /^(\d+) events: +([0-9a-f]+) data: +([0-9a-f]+) +pos:-?\d+ ino:([0-9a-f]+) sdev:[0-9a-f]+$/;
+  /^(\d+) events: +([0-9a-f]+) data: +([0-9a-f]+) +pos:-?\d+ ino:[0-9a-f]+ sdev:[0-9a-f]+$/;
 const LOCK =
   /^\d+:\s+(?:->\s+)?(POSIX|FLOCK|OFDLCK|LEASE|DELEG|\S+)\s+\S+\s+(READ|WRITE|\S+)\s+(-?\d+)\s+\S+\s+(\d+)\s+(\d+|EOF)$/;
 
@@ -64,12 +63,11 @@ export function parseFdinfo(text: string): ProcFdinfo {
 function parseEpollTarget(text: string): ProcEpollTarget {
   const match = EPOLL_TARGET.exec(text);
   if (match === null) throw new ProcFormatError('fdinfo', `the watched file ${JSON.stringify(text)}`);
-  const [, fd, events = '', data, inode] = match;
+  const [, fd, events = '', data] = match;
   return {
     fd: Number(fd),
     events: Number.parseInt(events, 16),
     data: BigInt(`0x${data}`),
-    inode: BigInt(`0x${inode}`),
   };
 }
 

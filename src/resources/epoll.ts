@@ -83,22 +83,21 @@ interface WatchedFile {
 
 /** What a set watches. A number can be there several times, for different files. */
 function watchedFiles(set: OpenFile, context: FileCheckpoint): WatchedFile[] {
+  const bySlot = new Map(
+    context.files.flatMap((file) =>
+      file.slots.filter(({ pid }) => pid === set.pid).map(({ fd }) => [fd, file] as const),
+    ),
+  );
   const seen = new Map<number, number>();
   return set.descriptor.info.epollTargets.map((target) => {
     const ordinal = seen.get(target.fd) ?? 0;
     seen.set(target.fd, ordinal + 1);
+    const slot = { set: set.descriptor.fd, target: target.fd, ordinal };
     const isIt = ({ live, descriptor }: OpenFile): boolean =>
-      descriptor.stats.ino === target.inode &&
-      kcmpEpollTarget(live, descriptor.fd, set.live, {
-        set: set.descriptor.fd,
-        target: target.fd,
-        ordinal,
-      }) === 0;
+      kcmpEpollTarget(live, descriptor.fd, set.live, slot) === 0;
     // Nearly always the number means what it meant.
-    const likely = context.files.find(
-      (file) => file.slots.some(({ pid, fd }) => pid === set.pid && fd === target.fd) && isIt(file),
-    );
-    return { target, file: likely ?? context.files.find(isIt) };
+    const likely = bySlot.get(target.fd);
+    return { target, file: likely !== undefined && isIt(likely) ? likely : context.files.find(isIt) };
   });
 }
 
