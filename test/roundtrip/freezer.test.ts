@@ -92,6 +92,13 @@ for (const way of ['cgroup2', 'cgroup1'] as const) {
     assert.equal(group.isFrozen, false);
   });
 
+  test(`no wait without a timeout ends because of a freeze of a ${way}`, { skip }, async () => {
+    await using group = new TestGroup(way);
+    await using job = await new Job().startWorkload('endless', ['outliving']);
+    group.add(job.pid);
+    await freezeAgainAndAgain(job, way);
+  });
+
   test(`a ${way} with others in it is not frozen`, { skip }, async () => {
     await using group = new TestGroup(way);
     await using job = await new Job().startWorkload('eventfds');
@@ -164,16 +171,11 @@ for (const way of ['cgroup2', 'cgroup1'] as const) {
   });
 }
 
-test('no wait without a timeout ends because of a freeze', { skip: skipUnlessRoot }, async () => {
+test('no wait without a timeout ends because of a freeze by ptrace alone', {
+  skip: skipUnlessRoot,
+}, async () => {
   await using job = await new Job().startWorkload('endless', ['outliving']);
-  for (let i = 0; i < 20; i++) {
-    using frozen = new FrozenTree(job.pid, { timeoutMs: 5000 }).freeze();
-    assert.equal(frozen.processes.length, 1);
-    await sleep(3);
-  }
-  assert.deepEqual(await job.leftovers(), []);
-  job.stop();
-  assert.equal(await job.result(), 'PASS');
+  await freezeAgainAndAgain(job, 'ptrace');
 });
 
 test('a handler ends a wait also when its signal came while it was held', {
@@ -245,6 +247,17 @@ function freezeForever(pid: number, way: FreezeWay): string {
     import { GroupFreezer } from '${new URL('../../src/freezer/groupFreezer.js', here)}';
     import { sleepSync } from '${new URL('../../src/sys/process.js', here)}';
     GroupFreezer.find(${pid}, ['${way}']).whileFrozen(() => sleepSync(60_000));`;
+}
+
+async function freezeAgainAndAgain(job: Job, way: FreezeWay): Promise<void> {
+  for (let i = 0; i < 20; i++) {
+    using frozen = new FrozenTree(job.pid, { timeoutMs: 5000, ways: [way] }).freeze();
+    assert.equal(frozen.way, way);
+    await sleep(3);
+  }
+  assert.deepEqual(await job.leftovers(), []);
+  job.stop();
+  assert.equal(await job.result(), 'PASS');
 }
 
 /** Freezes while processes are born, and sees that none is born any more. */
