@@ -277,6 +277,14 @@ const PROGRAMS: Readonly<Record<string, Program>> = {
     runsMs: 900,
     results: ['out'],
   },
+  'go build with compilers and a linker': {
+    needs: ['go'],
+    command: ['sh', '-c', 'HOME=$PWD GOCACHE=$PWD/cache exec go build -a -trimpath -o built small.go'],
+    prepare: (directory) =>
+      writeFileSync(join(directory, 'small.go'), 'package main\nfunc main() { println("small") }\n'),
+    runsMs: 900,
+    results: ['built'],
+  },
   'xz -T2': {
     needs: ['xz'],
     command: ['xz', '-T2', '-1', '-k', '--block-size=1MiB', 'data'],
