@@ -116,7 +116,7 @@ mount -t tmpfs tmp /tmp
 export PATH=/sbin:/bin HOME=/root NO_COLOR=1 NODE_DISABLE_COLORS=1
 uname -sr
 cd ${HOME}
-dist/workloads/reaper node --test --test-timeout=300000 --test-concurrency=1 --test-reporter=spec ${tests.join(' ')}
+dist/workloads/reaper node --test --test-timeout=800000 --test-concurrency=1 --test-reporter=spec ${tests.join(' ')}
 echo "stasis-status: $?"
 poweroff -f
 `,

@@ -264,6 +264,9 @@ export class FrozenTree implements Disposable {
         this.held.delete(tracee.tid);
         return true;
       }
+      // The kernel takes any stop for the one that was asked for, and while it sets a timer again whose signal it
+      // delivers, it is asked for in vain.
+      tracee.interruptIfAlive();
       tracee.resume(stop.kind === 'signal' ? stop.signal : 0);
     }
     return false;

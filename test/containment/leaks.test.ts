@@ -160,7 +160,7 @@ for (const { mode, leaks, twin = [], seenByProc } of cases) {
 
 test('inside a container, pids are those that are seen there', { skip: skipWithoutBpf }, async () => {
   await using job = new Job();
-  const script = `exec 3>data; sleep 100 & ${STASIS} leaks --json $! > leaks.json; kill $!; test -s leaks.json`;
+  const script = `exec 3>data; sleep 100 & ${process.execPath} ${STASIS} leaks --json $! > leaks.json; kill $!; test -s leaks.json`;
   job.start(workload('contain'), ['/bin/sh', '-c', script]);
   assert.equal(await job.end, 0, job.read('err'));
   const { method, leaks } = JSON.parse(job.read('leaks.json')) as LeakReport;

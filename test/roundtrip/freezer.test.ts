@@ -190,6 +190,19 @@ test('a handler ends a wait also when its signal came while it was held', {
   assert.match(await job.result(), / returned, with error 4$/);
 });
 
+test('a task that gets signals of a timer all the time is stopped every time', {
+  skip: skipUnlessRoot,
+}, async () => {
+  await using job = await new Job().startWorkload('ticking');
+  for (let i = 0; i < 1000; i++) {
+    using frozen = new FrozenTree(job.pid, { timeoutMs: 2000 }).freeze();
+    assert.equal(frozen.processes.length, 1);
+  }
+  assert.deepEqual(await job.leftovers(), []);
+  job.stop();
+  assert.equal(await job.result(), 'PASS');
+});
+
 test('a task that can not be interrupted is named, and everything goes on', {
   skip: skipUnlessRoot,
 }, async () => {

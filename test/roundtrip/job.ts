@@ -59,15 +59,21 @@ export class Job implements AsyncDisposable {
 
   /** Starts a workload and waits until it is set up. */
   async startWorkload(name: string, args: readonly string[] = [], container = false): Promise<this> {
-    if (container) {
-      this.start(workload('contain'), [workload(name), ...args]);
-      // It is made before it is written.
-      await this.until(() => existsSync(this.path('root')) && this.read('root') !== '', 'container');
-      this.root = Number(this.read('root'));
-    } else this.start(workload(name), args);
-    this.stopsItself = name === 'stopped';
-    await this.until(() => existsSync(this.path('ready')), 'ready');
-    return this;
+    try {
+      if (container) {
+        this.start(workload('contain'), [workload(name), ...args]);
+        // It is made before it is written.
+        await this.until(() => existsSync(this.path('root')) && this.read('root') !== '', 'container');
+        this.root = Number(this.read('root'));
+      } else this.start(workload(name), args);
+      this.stopsItself = name === 'stopped';
+      await this.until(() => existsSync(this.path('ready')), 'ready');
+      return this;
+    } catch (error) {
+      // Nobody has it yet who could end it.
+      await this[Symbol.asyncDispose]();
+      throw error;
+    }
   }
 
   /** The root of its tree: of a container, its init. */

@@ -28,6 +28,7 @@ const WORKLOADS = [
   'shared',
   'nested',
   'timers',
+  'ticking',
   'seccomp',
 ];
 
