@@ -111,6 +111,31 @@ my @codes = map { waitpid($_, 0); $? >> 8 } @children;
 open(my $out, '>', 'codes') or die; print $out join(',', $sum, @codes, $alarms > 5 ? 'alarms' : 'none'), "\\n"; close $out;
 `;
 
+const NODE = `
+import { createHash } from 'node:crypto';
+import { appendFile, readFile, writeFile } from 'node:fs/promises';
+import { isMainThread, parentPort, Worker } from 'node:worker_threads';
+
+const hash = (text) => createHash('sha256').update(text).digest('hex');
+if (isMainThread) {
+  let signals = 0;
+  process.on('SIGUSR2', () => signals++);
+  const worker = new Worker(new URL(import.meta.url));
+  const hashed = new Promise((resolve) => worker.once('message', resolve));
+  for (let i = 0; i < 150; i++) {
+    await new Promise((resolve) => setTimeout(resolve, 5));
+    await appendFile('lines', i + ' ' + hash('line ' + i) + '\\n');
+    if (i % 10 === 0) process.kill(process.pid, 'SIGUSR2');
+  }
+  const lines = hash(await readFile('lines'));
+  await writeFile('sum', [lines, await hashed, signals > 5].join('\\n'));
+} else {
+  let last = '';
+  for (let i = 0; i < 60000; i++) last = hash(last + i);
+  parentPort.postMessage(last);
+}
+`;
+
 const GO = `
 package main
 
@@ -234,6 +259,13 @@ const PROGRAMS: Readonly<Record<string, Program>> = {
     prepare: (directory) => writeFileSync(join(directory, 'program.py'), PYTHON),
     runsMs: 800,
     results: ['out'],
+  },
+  'node with timers, a thread pool, a worker and signals': {
+    needs: [],
+    command: [process.execPath, 'program.mjs'],
+    prepare: (directory) => writeFileSync(join(directory, 'program.mjs'), NODE),
+    runsMs: 900,
+    results: ['lines', 'sum'],
   },
   perl: {
     needs: ['perl'],
