@@ -1,6 +1,8 @@
 // Stopped processes stay stopped and go on when they are continued; who was told of a stop is not told again.
 #include "workload.h"
 
+// Of each of the four children, and of the first thread of the last one.
+enum { CHILDREN = 4, THREADED = CHILDREN, COUNTERS };
 static int *counters;
 static volatile sig_atomic_t children;
 static void on_child(int number) { (void)number, children++; }
@@ -29,6 +31,7 @@ static pid_t threaded(int index) {
   signal(SIGCHLD, SIG_DFL);
   pthread_t thread;
   pthread_create(&thread, NULL, count, &counters[index]);
+  counters[THREADED]++;
   for (;;) pause();
 }
 
@@ -48,7 +51,9 @@ int main(void) {
   pid_t told = worker(0), untold = worker(1), terminal = worker(2), threads = threaded(3);
   // Otherwise it is of an orphaned group, which SIGTSTP does not stop.
   MUST(setpgid(terminal, terminal));
-  nap(20);
+  // All have left the C library, which blocks signals while it makes them.
+  for (int i = 0; i < COUNTERS; i++)
+    while (__atomic_load_n(&counters[i], __ATOMIC_SEQ_CST) == 0) nap(1);
   int status;
   MUST(kill(told, SIGSTOP)), MUST(kill(untold, SIGSTOP)), MUST(kill(terminal, SIGTSTP)), MUST(kill(threads, SIGSTOP));
   EQUAL(waitpid(told, &status, WUNTRACED), told, "stopped child");
@@ -57,12 +62,12 @@ int main(void) {
   MUST(waitid(P_PID, untold, &info, WSTOPPED | WNOWAIT));
   MUST(waitid(P_PID, terminal, &info, WSTOPPED | WNOWAIT));
   EQUAL(info.si_status, SIGTSTP, "the signal that stopped it");
-  int at[4], before = children;
+  int at[CHILDREN], before = children;
   memcpy(at, counters, sizeof at);
   ready();
   while (!stopping()) {
     nap(2);
-    for (int i = 0; i < 4; i++) EQUAL(counters[i], at[i], "counter of a stopped process");
+    for (int i = 0; i < CHILDREN; i++) EQUAL(counters[i], at[i], "counter of a stopped process");
     EQUAL(children, before, "SIGCHLD that came");
   }
   EQUAL(waitpid(told, &status, WUNTRACED | WNOHANG), 0, "a stop that was told already");
