@@ -5,15 +5,7 @@ import { readProcIfAlive } from '../procfs/read.js';
 import { parseStat } from '../procfs/stat.js';
 import { parseStatus } from '../procfs/status.js';
 import { listTree, type ProcessThreads } from '../procfs/tree.js';
-import {
-  awaitEnd,
-  hasEnded,
-  kcmp,
-  reapTracees,
-  sendSignal,
-  setChildStopSignals,
-  sleepSync,
-} from '../sys/process.js';
+import { awaitEnd, kcmp, reapTracees, sendSignal, setChildStopSignals, sleepSync } from '../sys/process.js';
 import { kcmpType, PF_IO_WORKER, ptraceEvent, ptraceOption, signal } from '../sys/uapi.js';
 import { isEventStop, Tracee } from '../tracee/tracee.js';
 import { type FreezeWay, GroupFreezer, refuseFrozenGroup } from './groupFreezer.js';
@@ -131,18 +123,12 @@ export class FrozenTree implements Disposable {
 
   /** Whether a task could be let go, or has ended. */
   private letGo(tracee: Tracee): boolean {
-    if (this.isOursAndEnded(tracee.tid)) return true;
     for (let stop = tracee.tryWait(); stop !== undefined; stop = tracee.tryWait()) {
       if (stop.kind === 'exited' || stop.kind === 'killed') return true;
       if (tracee.detachIfAlive(stop.kind === 'signal' ? stop.signal : 0)) return true;
     }
     // Somebody else in this process may have taken the news.
     return tracee.detachIfAlive();
-  }
-
-  /** The status of a child of this process is for whoever waits for it here. */
-  private isOursAndEnded(tid: number): boolean {
-    return tid === this.root && this.isOurs && hasEnded(tid);
   }
 
   /** Ends all tasks and returns when they are gone (or zombies that wait for a parent outside). */
@@ -195,7 +181,8 @@ export class FrozenTree implements Disposable {
   }
 
   private seize(pid: number, tid: number): Tracee | undefined {
-    const seized = Tracee.trySeize(tid, 0);
+    // The status of a child of this process is for whoever waits for it here.
+    const seized = Tracee.trySeize(tid, 0, tid === this.root && this.isOurs ? 'left' : 'taken');
     if (seized === 'gone') return undefined;
     if (seized !== 'denied') {
       this.held.set(tid, seized);
@@ -248,10 +235,6 @@ export class FrozenTree implements Disposable {
 
   /** Whether a task has stopped, or ended. Signals on their way are delivered first, as they would have been. */
   private hasStopped(tracee: Tracee): boolean {
-    if (this.isOursAndEnded(tracee.tid)) {
-      this.held.delete(tracee.tid);
-      return true;
-    }
     for (let stop = tracee.tryWait(); stop !== undefined; stop = tracee.tryWait()) {
       if (isEventStop(stop) && stop.kind === 'event') {
         if (stop.signal !== signal.SIGTRAP) this.stopSignals.set(tracee.tid, stop.signal);

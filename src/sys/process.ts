@@ -90,31 +90,55 @@ export async function waitInBackground(pid: number): Promise<number | 'gone'> {
 
 /**
  * Waits until a child or tracee has ended, and leaves its status to whoever else waits for it: for a child
- * of ours that libuv knows, and that we trace as well. Source: waitid(2) WNOWAIT.
+ * of ours that libuv knows, and that we trace as well.
  */
 export function awaitEnd(pid: number): void {
-  while (!lookForEnd(pid, 0)) sleepSync(0.05);
+  for (;;) {
+    const news = waitId(pid, wait.WEXITED | wait.WNOWAIT);
+    // The stops of a tracee are told as well, without having been asked for.
+    if (typeof news !== 'object' || isEnd(news)) return;
+    sleepSync(0.05);
+  }
 }
 
-/** As {@link awaitEnd}, without waiting. */
-export function hasEnded(pid: number): boolean {
-  return lookForEnd(pid, wait.WNOHANG);
+/** As {@link waitFor}, but an end is only told, and left to whoever else waits for it. */
+export function waitForStop(pid: number, flags: number): number | 'none' | 'gone' {
+  for (;;) {
+    const news = waitId(pid, wait.WEXITED | wait.WUNTRACED | wait.WNOWAIT | flags);
+    if (typeof news !== 'object') return news;
+    if (isEnd(news)) return news.code === CLD_EXITED ? news.status << 8 : news.status;
+    const stop = waitId(pid, wait.WUNTRACED | wait.WNOHANG);
+    // Otherwise it was killed meanwhile.
+    if (typeof stop === 'object') return (stop.status << 8) | STOPPED;
+  }
 }
 
-const SI_CODE = 8;
-/** CLD_EXITED, CLD_KILLED, CLD_DUMPED. */
-const ENDS: readonly number[] = [1, 2, 3];
+const CLD_EXITED = 1;
+const CLD_KILLED = 2;
+const CLD_DUMPED = 3;
+/** The low byte of the status word of whoever has stopped. */
+const STOPPED = 0x7f;
 
-/** False for what is not over, and for a stop. */
-function lookForEnd(pid: number, flags: number): boolean {
+interface ChildNews {
+  /** CLD_… */
+  readonly code: number;
+  /** An exit status, or a signal; of a stop of a tracee with the event. */
+  readonly status: number;
+}
+
+function isEnd({ code }: ChildNews): boolean {
+  return [CLD_EXITED, CLD_KILLED, CLD_DUMPED].includes(code);
+}
+
+/** Source: waitid(2). */
+function waitId(pid: number, options: number): ChildNews | 'none' | 'gone' {
   const P_PID = 1;
   const info = Buffer.alloc(128);
-  const options = wait.WEXITED | wait.WNOWAIT | wait.__WALL | flags;
   for (;;) {
-    const result = trySyscall(nr.waitid, P_PID, pid, info, options, 0);
-    // The stops of a tracee are told as well, without having been asked for.
-    if (result === 0) return ENDS.includes(info.readInt32LE(SI_CODE));
-    if (result === -ECHILD) return true;
+    const result = trySyscall(nr.waitid, P_PID, pid, info, options | wait.__WALL, 0);
+    const [number, code, status] = [info.readInt32LE(0), info.readInt32LE(8), info.readInt32LE(24)];
+    if (result === 0) return number === 0 ? 'none' : { code, status };
+    if (result === -ECHILD) return 'gone';
     if (result !== -EINTR) check(result, 'waitid', `pid ${pid}`);
   }
 }

@@ -1,7 +1,7 @@
 import { TaskLostError } from '../errors.js';
 import { nr } from '../sys/arch/index.js';
 import { errno } from '../sys/errno.js';
-import { waitFor } from '../sys/process.js';
+import { waitFor, waitForStop } from '../sys/process.js';
 import { iovec, peekSiginfoArgs, rseqConfiguration, seccompMetadata } from '../sys/structs.js';
 import { addressOf, check, trySyscall } from '../sys/syscall.js';
 import { PTRACE_PEEKSIGINFO_SHARED, ptraceEvent, ptraceRequest, regset, wait } from '../sys/uapi.js';
@@ -33,23 +33,31 @@ const DEBUG_CONTROL = 848 + 7 * 8;
  * Source: ptrace(2).
  */
 export class Tracee {
-  private constructor(readonly tid: number) {}
+  private constructor(
+    readonly tid: number,
+    private readonly waitFor: typeof waitForStop,
+  ) {}
 
   /**
    * Seizes a running thread. 'gone' when it has ended, 'denied' when the kernel refuses: it is traced
    * already, a zombie, a kernel task, or out of our reach.
+   * The status with which it ends is taken, or left for whoever else in this process waits for it.
    */
-  static trySeize(tid: number, options: number): Tracee | 'gone' | 'denied' {
+  static trySeize(
+    tid: number,
+    options: number,
+    ends: 'taken' | 'left' = 'taken',
+  ): Tracee | 'gone' | 'denied' {
     const result = trySyscall(nr.ptrace, ptraceRequest.PTRACE_SEIZE, tid, 0, options);
     if (result === -errno.ESRCH) return 'gone';
     if (result === -errno.EPERM || result === -errno.EIO) return 'denied';
     check(result, 'ptrace PTRACE_SEIZE', `task ${tid}`);
-    return new Tracee(tid);
+    return new Tracee(tid, ends === 'taken' ? waitFor : waitForStop);
   }
 
   /** A thread that was attached by its creator's PTRACE_O_TRACE… options. */
   static adopt(tid: number): Tracee {
-    return new Tracee(tid);
+    return new Tracee(tid, waitFor);
   }
 
   /** Asks a running thread to stop. False when it has ended. */
@@ -59,13 +67,13 @@ export class Tracee {
 
   /** Waits for the next stop. */
   wait(): Stop {
-    const status = waitFor(this.tid, 0);
+    const status = this.waitFor(this.tid, 0);
     return typeof status === 'number' ? decodeStatus(status) : { kind: 'exited', status: 0 };
   }
 
   /** The next stop if there is one already. */
   tryWait(): Stop | undefined {
-    const status = waitFor(this.tid, wait.WNOHANG);
+    const status = this.waitFor(this.tid, wait.WNOHANG);
     if (status === 'none') return undefined;
     return status === 'gone' ? { kind: 'exited', status: 0 } : decodeStatus(status);
   }
