@@ -43,7 +43,12 @@ static void *body(void *argument) {
 }
 
 static int none_returned(long calls) {
-  for (long i = 0; i < calls; i++) CHECK(!returned[i], "%s returned, with error %d", names[i], errors[i]);
+  for (long i = 0; i < calls; i++) {
+    if (!returned[i]) continue;
+    // They outlive their processes.
+    if (calls > COMMON) semctl(semaphores, 0, IPC_RMID);
+    fail("%s returned, with error %d", names[i], errors[i]);
+  }
   return handled;
 }
 
